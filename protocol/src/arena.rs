@@ -27,7 +27,10 @@ pub struct Arena {
 impl Arena {
     /// An arena with one empty chunk of [`CHUNK_BYTES`].
     pub fn new() -> Self {
-        Self { chunk: chunk_of(CHUNK_BYTES), used_bytes: 0 }
+        Self {
+            chunk: chunk_of(CHUNK_BYTES),
+            used_bytes: 0,
+        }
     }
 
     /// Copies `parts`, one behind the other, to the end of the arena and returns the span they fill.
@@ -41,13 +44,21 @@ impl Arena {
         if len > CHUNK_BYTES {
             let chunk = chunk_of(len);
             copy_parts(&chunk, 0, parts);
-            return Span { chunk, start: 0, len: len as u32 };
+            return Span {
+                chunk,
+                start: 0,
+                len: len as u32,
+            };
         }
         if self.used_bytes + len > self.chunk.len() {
             self.next_chunk();
         }
         copy_parts(&self.chunk, self.used_bytes, parts);
-        let span = Span { chunk: Rc::clone(&self.chunk), start: self.used_bytes as u32, len: len as u32 };
+        let span = Span {
+            chunk: Rc::clone(&self.chunk),
+            start: self.used_bytes as u32,
+            len: len as u32,
+        };
         self.used_bytes += len;
         span
     }
@@ -90,10 +101,17 @@ impl Span {
     ///
     /// If `bytes` exceed `u32::MAX`.
     pub fn copied_from(bytes: &[u8]) -> Self {
-        assert!(u32::try_from(bytes.len()).is_ok(), "a span counts its bytes in 32 bits");
+        assert!(
+            u32::try_from(bytes.len()).is_ok(),
+            "a span counts its bytes in 32 bits"
+        );
         let chunk = chunk_of(bytes.len());
         copy_parts(&chunk, 0, &[bytes]);
-        Self { chunk, start: 0, len: bytes.len() as u32 }
+        Self {
+            chunk,
+            start: 0,
+            len: bytes.len() as u32,
+        }
     }
 
     /// Number of bytes.
@@ -126,7 +144,9 @@ impl Span {
     /// The bytes as cells. For the I/O engine, which hands their address to the kernel and keeps the span
     /// until the kernel is done.
     pub fn cells(&self) -> &[Cell<u8>] {
-        self.chunk.get(self.start as usize..(self.start + self.len) as usize).unwrap_or(&[])
+        self.chunk
+            .get(self.start as usize..(self.start + self.len) as usize)
+            .unwrap_or(&[])
     }
 
     /// Appends the bytes to `into`.
@@ -149,7 +169,6 @@ impl fmt::Debug for Span {
 }
 
 fn chunk_of(len: usize) -> Rc<[Cell<u8>]> {
-
     std::iter::repeat_n(0_u8, len).map(Cell::new).collect()
 }
 
