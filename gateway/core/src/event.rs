@@ -1,0 +1,112 @@
+//! The edge of a shard's rules: everything that can happen to a shard, and everything it can ask for.
+//!
+//! The shell (`gateway/src/shard_loop.rs`) turns completions into [`Input`]s and carries [`Output`]s out in
+//! their order. The simulation does the same in virtual time.
+
+use std::net::IpAddr;
+
+use corelane_protocol::arena::Span;
+use corelane_protocol::id::{AppId, ConnId, UserId};
+use corelane_protocol::terminal::Terminal;
+
+/// A connection of this shard to a router. The shell numbers them from 0; a new attempt is a new number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkId(pub u32);
+
+/// What a token said, after its signature and expiry were checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claims {
+    /// The tenant.
+    pub app: AppId,
+    /// The user.
+    pub user: UserId,
+    /// The terminal class it is bound to, if any.
+    pub terminal: Option<Terminal>,
+    /// The device it is bound to, if any.
+    pub device: Option<String>,
+    /// Expires at, s since 1970.
+    pub expires_at_s: u64,
+    /// Issued at, s since 1970.
+    pub issued_at_s: u64,
+}
+
+/// Why a token was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenVerdict {
+    /// It is not ours, or not for this service. Text for people.
+    Invalid(String),
+    /// It was good until a while ago.
+    Expired,
+}
+
+/// What another shard of the same gateway has for this one. Owns its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShardMessage {
+    /// An encoded bus record some of whose receivers live here. Shared, not copied, between shards.
+    Record(std::sync::Arc<[u8]>),
+    /// This connection missed something that found no room in the inbox: demote it.
+    Overflowed(ConnId),
+    /// All connections of this shard may have missed something.
+    OverflowedAll,
+}
+
+/// Something that happened outside the shard.
+#[derive(Debug)]
+pub enum Input<'buf> {
+    /// A socket was accepted. `reserve`: only to be told that there is no room.
+    Accepted(ConnId, IpAddr, bool),
+    /// Bytes arrived on a client's socket. Borrowed for this call; unmasked in place.
+    Received(ConnId, &'buf mut [u8]),
+    /// The client sent its FIN.
+    PeerClosed(ConnId),
+    /// The span given out by the last [`Output::Send`] of this connection has left.
+    Sent(ConnId),
+    /// The socket is gone; the id is never used again.
+    Closed(ConnId),
+    /// Answer to [`Output::Verify`].
+    Verified(ConnId, Result<Claims, TokenVerdict>),
+    /// A link's socket is connected. The nonce is for its handshake.
+    LinkConnected(LinkId, [u8; 16]),
+    /// Bytes arrived on a link.
+    LinkReceived(LinkId, &'buf [u8]),
+    /// The bytes given out by the last [`Output::LinkSend`] of this link have left.
+    LinkSent(LinkId),
+    /// A link's socket is gone, or could not be connected.
+    LinkClosed(LinkId),
+    /// Another shard of this gateway has something for this one.
+    FromShard(ShardMessage),
+    /// The time given by `Shard::next_deadline` has come.
+    DeadlineReached,
+    /// The turn is over: give out what was gathered (sends, link batches, shard batches).
+    TurnEnded,
+    /// Drain: no more accepts; GoAway to all, paced over the configured time; then close them.
+    Drain,
+}
+
+/// Something the shell must do.
+#[derive(Debug)]
+pub enum Output {
+    /// Send this to the client. Never two without an [`Input::Sent`] between them.
+    Send(ConnId, Span),
+    /// Close in order: what was sent leaves first.
+    Close(ConnId),
+    /// Close at once: the peer does not read.
+    Abort(ConnId),
+    /// Read nothing from the client until told.
+    PauseReceive(ConnId),
+    /// Read again.
+    ResumeReceive(ConnId),
+    /// Check this token and come back with [`Input::Verified`] before any other input of the connection.
+    Verify(ConnId, String),
+    /// Connect a link to this address. The shell answers with `LinkConnected` or `LinkClosed`.
+    LinkConnect(LinkId, String),
+    /// Send this to the router. Never two without an [`Input::LinkSent`] between them.
+    LinkSend(LinkId, Span),
+    /// Close the link.
+    LinkClose(LinkId),
+    /// Hand this to another shard. When its inbox is full the shell sets the overflow bit of the receivers
+    /// (`OverflowedAll` for records that are not for listed connections) instead of waiting.
+    ToShard(u16, ShardMessage),
+    /// All connections are closed after [`Input::Drain`].
+    Drained,
+}
