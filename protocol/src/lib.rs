@@ -18,3 +18,4 @@ pub mod limits;
 pub mod link;
 pub mod terminal;
 pub mod time;
+pub mod ws;
