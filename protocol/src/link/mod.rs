@@ -5,4 +5,5 @@
 //! ```
 
 pub mod body;
+pub mod codec;
 pub mod record;
