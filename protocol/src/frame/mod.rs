@@ -12,6 +12,7 @@
 pub mod body;
 pub mod error;
 pub mod kind;
+pub mod read;
 
 use rkyv::api::high::{HighSerializer, HighValidator};
 use rkyv::rancor;
