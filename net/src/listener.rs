@@ -1,0 +1,272 @@
+//! Listening and accepting.
+//!
+//! A listener keeps up to 64 single-shot accepts armed. Each has room of its own for the peer's address
+//! (a multishot accept has none) and **owns the slot** its connection will have, so the kernel never accepts
+//! what it has no room for. Slots come from the lowest ring with room; the next ring is made when all are
+//! used.
+//!
+//! When all rings are full: the slots owned by armed accepts are the reserve. What is accepted into them is
+//! marked, to be told that there is no room. With the reserve used up too, nothing is armed and peers wait
+//! in the backlog.
+//!
+//! When the system lacks descriptors or memory, accepting pauses for 50 ms.
+#![expect(
+    unsafe_code,
+    reason = "the kernel writes peer addresses while an accept is in flight"
+)]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use crate::address::AddressCell;
+use crate::config::ListenOptions;
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::event::Event;
+use crate::id::ListenerId;
+use crate::ring::Completion;
+use crate::slots::Life;
+use crate::sockopt;
+use crate::table::{AddressInFlight, Moment, Table};
+use crate::token::{Op, Token};
+
+/// How long accepting rests after the system lacked something.
+const PAUSE: Duration = Duration::from_millis(50);
+
+pub(crate) struct Listener {
+    socket: socket2::Socket,
+    armed_count: u32,
+    paused_until: Option<Duration>,
+    stopping: Stopping,
+}
+
+/// How far stopping has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopping {
+    /// Listening.
+    No,
+    /// Armed accepts were cancelled.
+    Cancelled,
+    /// What the backlog still holds is being accepted, without waiting for more.
+    Emptying,
+    /// The backlog was found empty.
+    Empty,
+}
+
+impl Listener {
+    fn arms(&self, moment: Moment) -> bool {
+        matches!(self.stopping, Stopping::No | Stopping::Emptying)
+            && self.paused_until.is_none_or(|until| until <= moment.now)
+    }
+}
+
+impl Engine {
+    /// Listens on `address` (port 0: a free one) and returns where it does.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::AddressInUse`] or [`EngineError::Listen`]; both name the address.
+    pub fn listen(
+        &mut self,
+        address: SocketAddr,
+        options: ListenOptions,
+    ) -> Result<(ListenerId, SocketAddr), EngineError> {
+        let answer = sockopt::listening(address, options, self.config.send_buffer_bytes);
+        let (socket, bound) = answer.map_err(|source| match source.raw_os_error() {
+            Some(libc::EADDRINUSE) => EngineError::AddressInUse { address },
+            _ => EngineError::Listen { address, source },
+        })?;
+        let key = self.listeners.insert(Listener {
+            socket,
+            armed_count: 0,
+            paused_until: None,
+            stopping: Stopping::No,
+        });
+        Ok((ListenerId(key), bound))
+    }
+
+    /// Stops listening. What the backlog still holds is accepted and told; then the port is free.
+    pub fn stop_listening(&mut self, listener: ListenerId) {
+        let Some(state) = self.listeners.get_mut(listener.0) else {
+            return;
+        };
+        if state.stopping != Stopping::No {
+            return;
+        }
+        state.stopping = Stopping::Cancelled;
+        for table in &mut self.tables {
+            table.cancel_accepts(listener);
+        }
+        self.stop_further(listener);
+    }
+
+    /// Arms what is missing, for all listeners.
+    pub(crate) fn arm_accepts(&mut self, moment: Moment) {
+        for key in 0..self.listeners.keys_end() {
+            while let Some(listener) = self.listeners.get_mut(key) {
+                if listener.armed_count >= self.config.reserve_slots() || !listener.arms(moment) {
+                    break;
+                }
+                listener.paused_until = None;
+                if !self.arm_accept(ListenerId(key), moment) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Arms one accept; returns false if there is no room.
+    fn arm_accept(&mut self, id: ListenerId, moment: Moment) -> bool {
+        let Some(table) = self.table_with_room(moment) else {
+            return false;
+        };
+        let (Some(table), Some(listener)) = (self.tables.get_mut(table), self.listeners.get_mut(id.0)) else {
+            return false;
+        };
+        listener.armed_count += 1;
+        table.submit_accept(id, listener.socket.as_raw_fd());
+        true
+    }
+
+    pub(crate) fn on_accept(
+        &mut self,
+        table: usize,
+        token: Token,
+        completion: &Completion,
+        moment: Moment,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(state) = self.tables.get_mut(table) else {
+            return;
+        };
+        let Some((slot, address)) = state.take_accept(token, completion) else {
+            return;
+        };
+        let id = address.listener;
+        if let Some(listener) = self.listeners.get_mut(id.0) {
+            listener.armed_count = listener.armed_count.saturating_sub(1);
+        }
+        if completion.result < 0 {
+            state.slots.give_back(slot);
+            self.on_accept_error(id, -completion.result, moment);
+        } else {
+            state.open_count += 1;
+            let peer = address.cell.into_address();
+            let peer = peer.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+            let socket = state.socket(slot);
+            let reserve = self.open_count() > self.capacity();
+            if let (Some(state), Some(socket)) = (self.tables.get_mut(table), socket) {
+                state.counts.accepted += 1;
+                state.counts.accepted_reserve += u64::from(reserve);
+                events.push(Event::Accepted {
+                    listener: id,
+                    socket,
+                    peer,
+                    reserve,
+                });
+                state.opened(slot, moment);
+            }
+        }
+        self.stop_further(id);
+    }
+
+    fn on_accept_error(&mut self, id: ListenerId, errno: i32, moment: Moment) {
+        let Some(listener) = self.listeners.get_mut(id.0) else {
+            return;
+        };
+        match errno {
+            libc::ECANCELED if listener.stopping != Stopping::No => return,
+            libc::EAGAIN if listener.stopping == Stopping::Emptying => {
+                listener.stopping = Stopping::Empty;
+                return;
+            }
+            // The peer gave up, or a network error of the new connection (accept(2)): the next may work.
+            libc::ECONNABORTED
+            | libc::ECONNRESET
+            | libc::EPROTO
+            | libc::EINTR
+            | libc::EAGAIN
+            | libc::ENETDOWN
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH => {}
+            _ => listener.paused_until = Some(moment.now + PAUSE),
+        }
+        self.accept_failures += 1;
+    }
+
+    /// Takes a stopping listener one step further once none of its accepts is armed.
+    fn stop_further(&mut self, id: ListenerId) {
+        let Some(listener) = self.listeners.get_mut(id.0) else {
+            return;
+        };
+        if listener.armed_count > 0 {
+            return;
+        }
+        match listener.stopping {
+            Stopping::No | Stopping::Emptying => {}
+            Stopping::Cancelled => {
+                // From here on an accept answers EAGAIN instead of waiting.
+                listener.stopping = match listener.socket.set_nonblocking(true) {
+                    Ok(()) => Stopping::Emptying,
+                    Err(_) => Stopping::Empty,
+                };
+            }
+            Stopping::Empty => {
+                self.listeners.remove(id.0);
+            }
+        }
+    }
+
+    /// When a resting listener goes on.
+    pub(crate) fn accepts_resume_at(&self) -> Option<Duration> {
+        (0..self.listeners.keys_end())
+            .filter_map(|key| self.listeners.get(key)?.paused_until)
+            .min()
+    }
+}
+
+impl Table {
+    fn submit_accept(&mut self, listener: ListenerId, descriptor: i32) {
+        let Some((slot, state)) = self.slots.take(Life::Accepting) else {
+            return;
+        };
+        let key = self.addresses.insert(AddressInFlight {
+            listener,
+            cell: AddressCell::empty(),
+        });
+        state.aux = key;
+        let Some(token) = self.begin(slot, Op::Accept) else {
+            return;
+        };
+        if let Some(address) = self.addresses.get(key) {
+            // SAFETY: the cell stays in `addresses` until `take_accept` takes it out at the completion of
+            // this operation, or until the ring was drained (`Engine::drop`).
+            unsafe { self.ring.accept(descriptor, slot, &address.cell, token) };
+        }
+    }
+
+    fn take_accept(&mut self, token: Token, completion: &Completion) -> Option<(u32, AddressInFlight)> {
+        let slot = self.complete(token, completion)?;
+        let key = self.slots.get(slot)?.aux;
+        let address = self.addresses.remove(key)?;
+        Some((slot, address))
+    }
+
+    fn cancel_accepts(&mut self, listener: ListenerId) {
+        for slot in 0..self.slots.count() {
+            let Some(state) = self.slots.get(slot) else {
+                return;
+            };
+            let address = self.addresses.get(state.aux);
+            if state.life == Life::Accepting && address.is_some_and(|address| address.listener == listener) {
+                if let Some(target) = self.token(slot, Op::Accept) {
+                    self.ring.cancel(target, Token::of(Op::CancelAll));
+                }
+            }
+        }
+    }
+}
