@@ -11,6 +11,7 @@
 
 pub mod body;
 pub mod error;
+pub mod json;
 pub mod kind;
 pub mod read;
 
