@@ -1,4 +1,16 @@
-//! What a router does with a message, without any I/O.
+//! What a router does with a message, without any I/O: admit, persist, locate, publish, and the outbox.
+//!
+//! The drive contract is [`RouterCore::handle`]: one input in, effects appended to a buffer of the caller. Time comes
+//! with each input. `decide` holds the rules that every store applies inside its transaction.
 #![forbid(unsafe_code)]
 
+mod admit;
 pub mod append;
+mod core;
+pub mod decide;
+pub mod event;
+mod outbox;
+mod persist;
+mod publish;
+
+pub use self::core::{RouterCore, RouterMetrics};

@@ -1,0 +1,112 @@
+//! What was published and not reported consumed: numbers per gateway boot and partition, and the rows behind them.
+//!
+//! Owns the records until they are consumed, so that a gap can be sent again under the same number. A row is cleared
+//! when its commit is published and every gateway that a record of it went to has reported the record, or is gone.
+//! Bounded by the bus: what a gateway does not consume is lost to it past the bus's bound, and its boot ends then.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::core::RouterCore;
+use crate::event::Output;
+
+/// Rows and the numbers that hold them.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    /// How many records, and the publication itself, a row waits for.
+    rows: HashMap<u64, u32>,
+    streams: HashMap<(u64, u16), Stream>,
+}
+
+#[derive(Debug, Default)]
+struct Stream {
+    last: u64,
+    outstanding: BTreeMap<u64, (u64, Arc<[u8]>)>,
+}
+
+impl Outbox {
+    /// A row waits for one thing more.
+    pub(crate) fn hold(&mut self, row: u64) {
+        *self.rows.entry(row).or_default() += 1;
+    }
+
+    /// One thing less; true if that was the last.
+    pub(crate) fn release(&mut self, row: u64) -> bool {
+        let Some(count) = self.rows.get_mut(&row) else {
+            return false;
+        };
+        *count -= 1;
+        if *count > 0 {
+            return false;
+        }
+        self.rows.remove(&row);
+        row != 0
+    }
+
+    pub(crate) fn next_number(&mut self, boot: u64, partition: u16) -> u64 {
+        let stream = self.streams.entry((boot, partition)).or_default();
+        stream.last += 1;
+        stream.last
+    }
+
+    pub(crate) fn sent(&mut self, boot: u64, partition: u16, number: u64, row: u64, record: Arc<[u8]>) {
+        self.hold(row);
+        self.streams
+            .entry((boot, partition))
+            .or_default()
+            .outstanding
+            .insert(number, (row, record));
+    }
+}
+
+impl RouterCore {
+    pub(crate) fn consumed(
+        &mut self,
+        boot: u64,
+        partition: u16,
+        number: u64,
+        gaps: &[u64],
+        outputs: &mut Vec<Output>,
+    ) {
+        let Some(stream) = self.outbox.streams.get_mut(&(boot, partition)) else {
+            return;
+        };
+        let rest = stream.outstanding.split_off(&number.saturating_add(1));
+        let taken = std::mem::replace(&mut stream.outstanding, rest);
+        for gap in gaps {
+            if let Some((_, record)) = stream.outstanding.get(gap) {
+                self.metrics.republished += 1;
+                outputs.push(Output::Publish {
+                    boot,
+                    partition,
+                    record: Arc::clone(record),
+                });
+            }
+        }
+        self.release_rows(taken.into_values().map(|(row, _)| row), outputs);
+    }
+
+    pub(crate) fn gateway_gone(&mut self, boot: u64, outputs: &mut Vec<Output>) {
+        self.gates.forget_gateway(boot);
+        let streams: Vec<(u64, u16)> = self
+            .outbox
+            .streams
+            .keys()
+            .filter(|(owner, _)| *owner == boot)
+            .copied()
+            .collect();
+        for key in streams {
+            if let Some(stream) = self.outbox.streams.remove(&key) {
+                self.release_rows(stream.outstanding.into_values().map(|(row, _)| row), outputs);
+            }
+        }
+    }
+
+    fn release_rows(&mut self, rows: impl Iterator<Item = u64>, outputs: &mut Vec<Output>) {
+        let cleared: Vec<u64> = rows.filter(|row| self.outbox.release(*row)).collect();
+        if !cleared.is_empty() {
+            self.metrics.cleared += cleared.len() as u64;
+            outputs.push(Output::ClearOutbox(cleared));
+        }
+    }
+}

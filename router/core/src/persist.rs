@@ -1,0 +1,99 @@
+//! Stage persist, the answers: what the store committed is acknowledged and handed on to be published.
+//!
+//! Owns nothing beyond the lane. An acknowledgement is made only from a commit that the store calls durable. When the
+//! outcome is unknown every message of the batch is answered `retry` and its gate closed; the sender finds out by
+//! sending the same id again.
+
+use corelane_protocol::frame::error::ErrorCode;
+use corelane_protocol::frame::{FrameKind, body::SendAck, encode};
+use corelane_protocol::id::Lane;
+
+use crate::append::{Appended, Committed};
+use crate::core::RouterCore;
+use crate::event::{Origin, Output};
+use crate::publish::{Publication, Stored};
+
+impl RouterCore {
+    pub(crate) fn committed(&mut self, lane: Lane, outcome: Committed, outputs: &mut Vec<Output>) {
+        let Some(state) = self.lanes.get_mut(&lane) else {
+            return;
+        };
+        let submissions = std::mem::take(&mut state.committing);
+        let (answers, outbox) = match outcome {
+            Committed::Done { answers, outbox } if answers.len() == submissions.len() => (answers, outbox),
+            Committed::Done { .. } => {
+                debug_assert!(false, "a store answers every message of its batch");
+                (Vec::new(), 0)
+            }
+            Committed::Unknown(_) => (Vec::new(), 0),
+        };
+        if answers.is_empty() && !submissions.is_empty() {
+            self.metrics.unknown += 1;
+            for submission in submissions {
+                let text = "the store did not answer; send again with the same id";
+                self.refuse_retryably(
+                    submission.origin,
+                    &submission.append.conv,
+                    ErrorCode::Retry,
+                    text,
+                    outputs,
+                );
+            }
+            return self.start_commit(lane, outputs);
+        }
+        let mut stored = Vec::new();
+        for (submission, answer) in submissions.into_iter().zip(answers) {
+            let append = submission.append;
+            match answer {
+                Appended::Stored {
+                    seq,
+                    n,
+                    time_ms,
+                    frame,
+                    member_version,
+                    repeated,
+                } => {
+                    let ack = SendAck {
+                        conv: append.conv.as_bytes().to_vec(),
+                        seq,
+                        n,
+                        time_ms,
+                    };
+                    let bytes = encode(FrameKind::SendAck, submission.origin.reference(), &ack);
+                    outputs.push(Output::Answer(submission.origin, bytes));
+                    if repeated {
+                        self.metrics.repeated += 1;
+                        continue;
+                    }
+                    self.metrics.persisted += 1;
+                    let except = match submission.origin {
+                        Origin::Client { boot, conn, .. } => Some((boot, conn)),
+                        Origin::Api(_) => None,
+                    };
+                    stored.push(Stored {
+                        app: append.app,
+                        conv: append.conv,
+                        seq,
+                        sender: append.sender,
+                        frame,
+                        member_version,
+                        leave: append.members.leave,
+                        except,
+                        stamp: submission.stamp,
+                    });
+                }
+                Appended::Refused(code, text) if code.is_retryable() => {
+                    self.refuse_retryably(submission.origin, &append.conv, code, &text, outputs);
+                }
+                Appended::Refused(code, text) => self.refuse(submission.origin, code, &text, outputs),
+            }
+        }
+        if !stored.is_empty() {
+            self.metrics.commits += 1;
+            self.enqueue_publication(lane, Publication::new(outbox, stored), outputs);
+        } else if outbox != 0 {
+            outputs.push(Output::ClearOutbox(vec![outbox]));
+        }
+        self.start_commit(lane, outputs);
+    }
+}

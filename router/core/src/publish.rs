@@ -1,0 +1,350 @@
+//! Stages locate and publish: a commit's messages go, in order, to the gateways where their receivers are.
+//!
+//! Owns, per lane, the commits that are not published, first in first out: a conversation's messages are published in
+//! their order even if lookups answer out of order. One record per gateway and conversation carries all messages of
+//! the commit. A ticket that a port fails is asked again; until then the lane waits and, at 64 commits, stops
+//! committing, so nothing is lost and nothing grows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use corelane_protocol::bus::{BUS_VERSION, BusFrame, BusRecord, Receivers, class};
+use corelane_protocol::frame;
+use corelane_protocol::hash;
+use corelane_protocol::id::{AppId, ConvId, Lane, UserId};
+
+use crate::core::{Members, RouterCore};
+use crate::event::{Output, Recovered, Route};
+
+/// Most groups whose members are remembered.
+const MEMBERS_CACHED_MAX: usize = 10_000;
+
+/// A message that was stored.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) app: AppId,
+    pub(crate) conv: ConvId,
+    pub(crate) seq: u64,
+    pub(crate) sender: UserId,
+    pub(crate) frame: Vec<u8>,
+    pub(crate) member_version: u64,
+    /// Who left with it: they are told, too.
+    pub(crate) leave: Vec<UserId>,
+    /// The connection that has the acknowledgement instead.
+    pub(crate) except: Option<(u64, u64)>,
+    pub(crate) stamp: u64,
+}
+
+/// A commit on its way to the gateways.
+#[derive(Debug)]
+pub(crate) struct Publication {
+    outbox: u64,
+    /// By conversation, in order.
+    convs: BTreeMap<(AppId, ConvId), Vec<Stored>>,
+    /// What is asked of a port now.
+    asked: Option<Asked>,
+}
+
+#[derive(Debug, Clone)]
+enum Asked {
+    Members(AppId, ConvId),
+    /// Users of one tenant, sorted.
+    Routes(AppId, Vec<UserId>),
+}
+
+impl Publication {
+    pub(crate) fn new(outbox: u64, stored: Vec<Stored>) -> Self {
+        let mut convs: BTreeMap<(AppId, ConvId), Vec<Stored>> = BTreeMap::new();
+        for each in stored {
+            convs.entry((each.app, each.conv.clone())).or_default().push(each);
+        }
+        Self {
+            outbox,
+            convs,
+            asked: None,
+        }
+    }
+}
+
+impl RouterCore {
+    pub(crate) fn enqueue_publication(
+        &mut self,
+        lane: Lane,
+        publication: Publication,
+        outputs: &mut Vec<Output>,
+    ) {
+        self.outbox.hold(publication.outbox);
+        self.lanes
+            .entry(lane)
+            .or_default()
+            .publications
+            .push_back(publication);
+        self.go_on_publishing(lane, outputs);
+    }
+
+    pub(crate) fn recovered(&mut self, recovered: Recovered, outputs: &mut Vec<Output>) {
+        let Recovered {
+            outbox,
+            lane,
+            app,
+            conv,
+            frames,
+        } = recovered;
+        let stored = frames.into_iter().filter_map(|(seq, bytes)| {
+            let sender = {
+                let parsed = frame::Frame::parse(&bytes).ok()?;
+                let message = parsed.access::<frame::body::ArchivedMessage>().ok()?;
+                UserId::new(&message.sender).ok()?
+            };
+            let (conv, leave) = (conv.clone(), Vec::new());
+            // Unknown, so newer than whatever is remembered: the members are read again.
+            let member_version = u64::MAX;
+            Some(Stored {
+                app,
+                conv,
+                seq,
+                sender,
+                frame: bytes,
+                member_version,
+                leave,
+                except: None,
+                stamp: 0,
+            })
+        });
+        let stored: Vec<Stored> = stored.collect();
+        if stored.is_empty() {
+            outputs.push(Output::ClearOutbox(vec![outbox]));
+            return;
+        }
+        self.enqueue_publication(lane, Publication::new(outbox, stored), outputs);
+    }
+
+    /// Asks for what the first publication of a lane still needs.
+    fn go_on_publishing(&mut self, lane: Lane, outputs: &mut Vec<Output>) {
+        let Some(publication) = self.lanes.get(&lane).and_then(|state| state.publications.front()) else {
+            return;
+        };
+        if publication.asked.is_some() {
+            return;
+        }
+        let stale = publication.convs.iter().find(|((app, conv), stored)| {
+            let needed = stored.last().map_or(0, |last| last.member_version);
+            conv.is_group()
+                && self
+                    .members
+                    .get(&(*app, conv.clone()))
+                    .is_none_or(|members| members.version < needed)
+        });
+        let asked = match stale {
+            Some(((app, conv), _)) => Asked::Members(*app, conv.clone()),
+            None => self.routes_to_ask(publication),
+        };
+        let ticket = self.ticket(lane);
+        match &asked {
+            Asked::Members(app, conv) => outputs.push(Output::LoadMembers(ticket, *app, conv.clone())),
+            Asked::Routes(app, users) => outputs.push(Output::Locate(ticket, *app, users.clone())),
+        }
+        if let Some(publication) = self
+            .lanes
+            .get_mut(&lane)
+            .and_then(|state| state.publications.front_mut())
+        {
+            publication.asked = Some(asked);
+        }
+    }
+
+    /// The users of the first tenant in the publication; a commit of several tenants takes a round per tenant.
+    fn routes_to_ask(&self, publication: &Publication) -> Asked {
+        let app = publication.convs.keys().next().map_or(AppId(0), |(app, _)| *app);
+        let mut users = BTreeSet::new();
+        for ((each, conv), stored) in &publication.convs {
+            if *each == app {
+                users.extend(self.receivers(app, conv, stored));
+            }
+        }
+        Asked::Routes(app, users.into_iter().collect())
+    }
+
+    fn receivers(&self, app: AppId, conv: &ConvId, stored: &[Stored]) -> Vec<UserId> {
+        if let Some((small, large)) = conv.direct_users() {
+            return vec![small, large];
+        }
+        let members = self
+            .members
+            .get(&(app, conv.clone()))
+            .map_or(&[][..], |members| &members.users);
+        let leavers = stored.iter().flat_map(|each| &each.leave);
+        members.iter().chain(leavers).cloned().collect()
+    }
+
+    pub(crate) fn members_loaded(
+        &mut self,
+        ticket: u64,
+        version: u64,
+        users: Vec<UserId>,
+        outputs: &mut Vec<Output>,
+    ) {
+        let Some(lane) = self.tickets.remove(&ticket) else {
+            return;
+        };
+        let front = self
+            .lanes
+            .get_mut(&lane)
+            .and_then(|state| state.publications.front_mut());
+        let Some(publication) = front else { return };
+        let Some(Asked::Members(app, conv)) = publication.asked.take() else {
+            return;
+        };
+        // What was read is at least as new as the commit: no need to ask a second time.
+        for stored in publication
+            .convs
+            .get_mut(&(app, conv.clone()))
+            .into_iter()
+            .flatten()
+        {
+            stored.member_version = stored.member_version.min(version);
+        }
+        if self.members.len() >= MEMBERS_CACHED_MAX {
+            self.members.clear();
+        }
+        self.members.insert((app, conv), Members { version, users });
+        self.go_on_publishing(lane, outputs);
+    }
+
+    /// The port failed: the same is asked again under a new ticket.
+    pub(crate) fn ask_again(&mut self, ticket: u64, outputs: &mut Vec<Output>) {
+        let Some(lane) = self.tickets.remove(&ticket) else {
+            return;
+        };
+        let front = self
+            .lanes
+            .get_mut(&lane)
+            .and_then(|state| state.publications.front_mut());
+        if let Some(publication) = front {
+            publication.asked = None;
+        }
+        self.go_on_publishing(lane, outputs);
+    }
+
+    pub(crate) fn located(&mut self, ticket: u64, routes: &[Vec<Route>], outputs: &mut Vec<Output>) {
+        let Some(lane) = self.tickets.remove(&ticket) else {
+            return;
+        };
+        let front = self
+            .lanes
+            .get_mut(&lane)
+            .and_then(|state| state.publications.front_mut());
+        let Some(publication) = front else { return };
+        let Some(Asked::Routes(app, users)) = publication.asked.take() else {
+            return;
+        };
+        let by_user: BTreeMap<&UserId, &Vec<Route>> = users.iter().zip(routes).collect();
+        let outbox = publication.outbox;
+        let mut convs = std::mem::take(&mut publication.convs);
+        let rest = convs.split_off(&(AppId(app.0.saturating_add(1)), first_conv()));
+        publication.convs = rest;
+        for ((app, conv), stored) in convs {
+            self.metrics.located += stored.len() as u64;
+            let receivers = self.receivers(app, &conv, &stored);
+            self.publish_conversation(app, &conv, &stored, &receivers, &by_user, outbox, outputs);
+            self.metrics.published += stored.len() as u64;
+        }
+        let Some(state) = self.lanes.get_mut(&lane) else {
+            return;
+        };
+        if state
+            .publications
+            .front()
+            .is_some_and(|publication| publication.convs.is_empty())
+        {
+            state.publications.pop_front();
+            if self.outbox.release(outbox) {
+                self.metrics.cleared += 1;
+                outputs.push(Output::ClearOutbox(vec![outbox]));
+            }
+            self.start_commit(lane, outputs);
+        }
+        self.go_on_publishing(lane, outputs);
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call, and every argument is of another type"
+    )]
+    fn publish_conversation(
+        &mut self,
+        app: AppId,
+        conv: &ConvId,
+        stored: &[Stored],
+        receivers: &[UserId],
+        routes: &BTreeMap<&UserId, &Vec<Route>>,
+        outbox: u64,
+        outputs: &mut Vec<Output>,
+    ) {
+        let (Some(first), Some(last)) = (stored.first(), stored.last()) else {
+            return;
+        };
+        let mut by_boot: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+        for route in receivers
+            .iter()
+            .filter_map(|user| routes.get(user))
+            .flat_map(|routes| routes.iter())
+        {
+            by_boot.entry(route.boot).or_default().insert(route.conn);
+        }
+        let partition = hash::partition_of(app, conv, self.partitions);
+        for (boot, conns) in by_boot {
+            let except = |each: &Stored| {
+                each.except
+                    .filter(|(owner, _)| *owner == boot)
+                    .map_or(0, |(_, conn)| conn)
+            };
+            if conns.len() == 1 && stored.iter().all(|each| conns.contains(&except(each))) {
+                continue;
+            }
+            let number = self.outbox.next_number(boot, partition);
+            let record = BusRecord {
+                version: BUS_VERSION,
+                class: class::STORED,
+                priority: 2,
+                app: app.0,
+                conv: conv.as_bytes().to_vec(),
+                first_seq: first.seq,
+                last_seq: last.seq,
+                member_version: last.member_version,
+                epoch: self.epoch,
+                router_boot: self.boot,
+                number,
+                outbox,
+                expires_ms: 0,
+                published_us: self.now.wall_ms * 1000,
+                receivers: Receivers::Conns(conns.into_iter().collect()),
+                frames: stored
+                    .iter()
+                    .map(|each| BusFrame {
+                        seq: each.seq,
+                        except: except(each),
+                        sender: each.sender.as_str().to_owned(),
+                        stamp: each.stamp,
+                        frame: each.frame.clone(),
+                    })
+                    .collect(),
+            };
+            let record: Arc<[u8]> = Arc::from(frame::archive(&record).as_slice());
+            self.outbox
+                .sent(boot, partition, number, outbox, Arc::clone(&record));
+            self.metrics.records += 1;
+            outputs.push(Output::Publish {
+                boot,
+                partition,
+                record,
+            });
+        }
+    }
+}
+
+/// Sorts before every conversation.
+fn first_conv() -> ConvId {
+    let user = UserId::new("!").expect("one printable byte is an id");
+    ConvId::direct(&user, &user)
+}
