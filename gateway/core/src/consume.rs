@@ -1,0 +1,283 @@
+//! consume: bus records of this gateway come in, are split by shard, and are reported as taken.
+//!
+//! Owns, per partition that this shard reads, the offset and the credit of the open fetch, and per (router boot,
+//! partition) which numbers were taken. A record is reported within [`REPORT_PACE`], or at once when more than
+//! [`UNREPORTED_BYTES_MAX`] are unreported. The router sends no more than the credit of a fetch
+//! ([`FETCH_BYTES`] per partition); what it could not keep it reports as lost, and all sessions of the gateway sync.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use corelane_protocol::bus::{ArchivedBusRecord, ArchivedReceivers, BUS_VERSION, class};
+use corelane_protocol::frame::{self, FrameKind};
+use corelane_protocol::id::ConnId;
+use corelane_protocol::link::body::{ArchivedBusBatch, Bounce, BusFetch, Consumed};
+use corelane_protocol::link::record::{Record, RecordKind};
+
+use crate::deliver::kind_of;
+use crate::event::{Output, ShardMessage};
+use crate::numbers::{Numbers, Taken};
+use crate::shard::Shard;
+
+/// Credit of a fetch, in bytes. It is opened again when half of it is used.
+const FETCH_BYTES: u32 = 4 * 1024 * 1024;
+/// Longest time that a record waits for its report.
+const REPORT_PACE: Duration = Duration::from_millis(5);
+/// How often gaps are reported again while they last.
+const GAP_PACE: Duration = Duration::from_secs(1);
+/// Bytes after which records are reported at once.
+const UNREPORTED_BYTES_MAX: usize = 256 * 1024;
+/// Most connections in one bounce.
+const BOUNCE_CONNS: usize = 4096;
+
+/// What this shard reads.
+#[derive(Debug, Default)]
+pub(crate) struct Consumer {
+    partitions: Vec<Partition>,
+    numbers: HashMap<(u64, u16), Numbers>,
+    /// Keys of what changed since the last report.
+    changed: Vec<(u64, u16)>,
+    unreported_bytes: usize,
+    report_at: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Partition {
+    partition: u16,
+    /// Offset of the next record wanted.
+    next: u64,
+    credit_bytes: u32,
+}
+
+impl Consumer {
+    pub(crate) const fn next_deadline(&self) -> Option<Duration> {
+        self.report_at
+    }
+
+    fn note(&mut self, key: (u64, u16), bytes: usize, due: Duration) {
+        if !self.changed.contains(&key) {
+            self.changed.push(key);
+        }
+        self.unreported_bytes += bytes;
+        self.report_at = Some(self.report_at.map_or(due, |at| at.min(due)));
+    }
+}
+
+impl Shard {
+    /// Opens a fetch for every partition that is this shard's. Another router boot begins its offsets anew.
+    pub(crate) fn fetch_all(&mut self, is_other_boot: bool) {
+        if is_other_boot {
+            self.consumer.partitions.clear();
+            self.consumer.numbers.clear();
+            self.consumer.changed.clear();
+        }
+        let shards = self.config.shards.max(1);
+        for partition in (0..self.link.partitions()).filter(|partition| partition % shards == self.shard) {
+            if !self.consumer.partitions.iter().any(|known| known.partition == partition) {
+                self.consumer.partitions.push(Partition {
+                    partition,
+                    next: 0,
+                    credit_bytes: 0,
+                });
+            }
+        }
+        for at in 0..self.consumer.partitions.len() {
+            self.fetch(at);
+        }
+        if !self.consumer.changed.is_empty() {
+            self.consumer.report_at = Some(self.now.mono);
+        }
+    }
+
+    fn fetch(&mut self, at: usize) {
+        let Some(partition) = self.consumer.partitions.get_mut(at) else {
+            return;
+        };
+        partition.credit_bytes = FETCH_BYTES;
+        let fetch = BusFetch {
+            boot: self.config.boot,
+            partition: partition.partition,
+            from: partition.next,
+            credit_bytes: FETCH_BYTES,
+        };
+        let body = frame::archive(&fetch);
+        self.link.push(&Record {
+            kind: RecordKind::BusFetch as u8,
+            body: &body,
+            ..Record::default()
+        });
+    }
+
+    /// Records of one partition.
+    pub(crate) fn take_batch(&mut self, batch: &ArchivedBusBatch) {
+        let partition = batch.partition.to_native();
+        let Some(at) = self.consumer.partitions.iter().position(|known| known.partition == partition) else {
+            return;
+        };
+        let from = batch.from.to_native();
+        if batch.lost {
+            self.resync_gateway();
+        }
+        let mut next = self.consumer.partitions.get(at).map_or(0, |known| known.next);
+        if from > next {
+            next = from;
+        }
+        let mut used = 0_usize;
+        for (offset, record) in (from..).zip(batch.records.iter()) {
+            used += record.len();
+            // A fetch that was opened again may bring what was on its way already.
+            if offset >= next {
+                next = offset + 1;
+                self.take_bus_record(record, partition);
+            }
+        }
+        if let Some(known) = self.consumer.partitions.get_mut(at) {
+            known.next = next;
+            known.credit_bytes = known.credit_bytes.saturating_sub(used as u32);
+            if known.credit_bytes < FETCH_BYTES / 2 {
+                self.fetch(at);
+            }
+        }
+    }
+
+    fn take_bus_record(&mut self, bytes: &[u8], partition: u16) {
+        self.metrics.consume_records += 1;
+        let record = match frame::access::<ArchivedBusRecord>(bytes) {
+            Ok(record) if record.version == BUS_VERSION => record,
+            _ => {
+                self.metrics.consume_malformed += 1;
+                return;
+            }
+        };
+        let number = record.number.to_native();
+        if number != 0 {
+            let key = (record.router_boot.to_native(), partition);
+            let taken = self.consumer.numbers.entry(key).or_default().take(number);
+            self.consumer.note(key, bytes.len(), self.now.mono + REPORT_PACE);
+            match taken {
+                Taken::Repeated => {
+                    self.metrics.consume_repeated += 1;
+                    return;
+                }
+                Taken::New { gap } => self.metrics.consume_gaps += gap,
+                Taken::Lost => self.resync_gateway(),
+            }
+        }
+        let is_message = |frame: &[u8]| kind_of(frame) == FrameKind::Message as u16;
+        let messages = record.frames.iter().filter(|frame| is_message(&frame.frame)).count();
+        self.metrics.consume_messages += messages as u64;
+        let expires_ms = record.expires_ms.to_native();
+        if expires_ms != 0 && expires_ms < self.now.wall_ms {
+            return;
+        }
+        self.hand_over(record, bytes);
+        self.deliver_and_bounce(record);
+    }
+
+    /// A record that another shard consumed.
+    pub(crate) fn take_handed_over(&mut self, bytes: &[u8]) {
+        match frame::access::<ArchivedBusRecord>(bytes) {
+            Ok(record) => self.deliver_and_bounce(record),
+            Err(_) => self.metrics.consume_malformed += 1,
+        }
+    }
+
+    /// Gives the record to the other shards that have receivers.
+    fn hand_over(&mut self, record: &ArchivedBusRecord, bytes: &[u8]) {
+        let shards = self.config.shards.min(ConnId::SHARDS_MAX as u16);
+        if shards <= 1 {
+            return;
+        }
+        let mut wanted = [0_u64; ConnId::SHARDS_MAX as usize / 64];
+        match &record.receivers {
+            ArchivedReceivers::Conns(conns) => {
+                for shard in conns.iter().map(|conn| ConnId(conn.to_native()).shard()) {
+                    if let Some(word) = wanted.get_mut(usize::from(shard / 64)) {
+                        *word |= 1 << (shard % 64);
+                    }
+                }
+            }
+            ArchivedReceivers::GroupExcept(_) | ArchivedReceivers::Users(_) => wanted.fill(u64::MAX),
+        }
+        let mut shared: Option<Arc<[u8]>> = None;
+        for shard in 0..shards {
+            let is_wanted = wanted
+                .get(usize::from(shard / 64))
+                .is_some_and(|word| word & (1 << (shard % 64)) != 0);
+            if is_wanted && shard != self.shard {
+                let shared = shared.get_or_insert_with(|| Arc::from(bytes));
+                self.metrics.consume_handed_over += 1;
+                let message = ShardMessage::Record(Arc::clone(shared));
+                self.outputs.push(Output::ToShard(shard, message));
+            }
+        }
+    }
+
+    fn deliver_and_bounce(&mut self, record: &ArchivedBusRecord) {
+        let mut gone = std::mem::take(&mut self.gone);
+        gone.clear();
+        self.deliver(record, &mut gone);
+        self.metrics.consume_bounced += gone.len() as u64;
+        if record.class == class::STORED {
+            for conns in gone.chunks(BOUNCE_CONNS) {
+                let bounce = Bounce {
+                    app: record.app.to_native(),
+                    conv: record.conv.to_vec(),
+                    seq: record.last_seq.to_native(),
+                    conns: conns.to_vec(),
+                };
+                let body = frame::archive(&bounce);
+                self.link.push(&Record {
+                    kind: RecordKind::Bounce as u8,
+                    body: &body,
+                    ..Record::default()
+                });
+            }
+        }
+        self.gone = gone;
+    }
+
+    /// Records of this gateway are lost: every session of every shard syncs.
+    fn resync_gateway(&mut self) {
+        self.resync_all();
+        for shard in (0..self.config.shards).filter(|shard| *shard != self.shard) {
+            self.outputs.push(Output::ToShard(shard, ShardMessage::OverflowedAll));
+        }
+    }
+
+    /// Reports what was taken, when it is time.
+    pub(crate) fn report_consumed(&mut self) {
+        let now = self.now.mono;
+        let is_due = self.consumer.report_at.is_some_and(|at| at <= now);
+        if !is_due && self.consumer.unreported_bytes < UNREPORTED_BYTES_MAX {
+            return;
+        }
+        self.consumer.report_at = None;
+        self.consumer.unreported_bytes = 0;
+        if !self.link.is_established() {
+            // What is unreported stays so; it is reported on the next link.
+            return;
+        }
+        for key in std::mem::take(&mut self.consumer.changed) {
+            let Some(numbers) = self.consumer.numbers.get(&key) else {
+                continue;
+            };
+            let consumed = Consumed {
+                router_boot: key.0,
+                partition: key.1,
+                number: numbers.done(),
+                gaps: numbers.gaps(),
+            };
+            if numbers.has_gaps() {
+                self.consumer.note(key, 0, now + GAP_PACE);
+            }
+            let body = frame::archive(&consumed);
+            self.link.push(&Record {
+                kind: RecordKind::Consumed as u8,
+                body: &body,
+                ..Record::default()
+            });
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! deliver: a frame finds its connections' queues, or the answer that there is no room.
+//!
+//! Each frame is written once per encoding and shard; JSON only when somebody here speaks it. Bounds, per
+//! connection (`queue_bytes_max`) and per shard (`queue_total_bytes_max`, copies only): transient frames go when the
+//! queue is half full; a payload frame that finds no room *demotes* its connection. All payload of a demoted
+//! connection is dropped, its places are remembered and told by `PullRequired` (too many: `Resync`) as soon as the
+//! socket takes bytes again, and payload flows again from its next sync or pull on. Pages that a client asked for
+//! have a room of the same size to themselves; one that does not fit is answered `overloaded`.
+
+use corelane_protocol::arena::Span;
+use corelane_protocol::bus::{ArchivedBusRecord, ArchivedReceivers};
+use corelane_protocol::frame::error::ErrorCode;
+use corelane_protocol::frame::{self, FrameKind, body};
+use corelane_protocol::id::ConnId;
+use corelane_protocol::ws::{Opcode, server_header};
+
+use crate::encoding;
+use crate::outbound::Lane;
+use crate::shard::{Arenas, Shard};
+use crate::table::{Conn, Stage, flag};
+use crate::wheel::ticks_in;
+
+/// The conversation and place of a message.
+pub(crate) type Place<'a> = (&'a [u8], u64);
+
+/// One frame in the encodings it was needed in so far.
+#[derive(Debug, Default)]
+pub(crate) struct Encoded {
+    frame: Option<Span>,
+    text: Option<Span>,
+}
+
+impl Encoded {
+    fn span(&mut self, is_json: bool, frame: &[u8], arenas: &mut Arenas) -> Span {
+        if is_json {
+            let text = self.text.get_or_insert_with(|| {
+                let text = encoding::to_json(frame);
+                arenas.texts.push(&[&server_header(Opcode::Text, text.len(), true), text.as_bytes()])
+            });
+            text.clone()
+        } else {
+            let span = self.frame.get_or_insert_with(|| {
+                arenas.frames.push(&[&server_header(Opcode::Binary, frame.len(), true), frame])
+            });
+            span.clone()
+        }
+    }
+}
+
+/// Number of a frame's kind, from its header.
+pub(crate) fn kind_of(frame: &[u8]) -> u16 {
+    frame.first_chunk().map_or(0, |kind| u16::from_le_bytes(*kind))
+}
+
+/// Reference of a frame, from its header.
+pub(crate) fn reference_of(frame: &[u8]) -> u32 {
+    frame
+        .get(frame::HEADER_BYTES - 4..frame::HEADER_BYTES)
+        .and_then(|reference| reference.try_into().ok())
+        .map_or(0, u32::from_le_bytes)
+}
+
+impl Shard {
+    /// Delivers a record to its receivers on this shard. Connections that are gone are appended to `gone`.
+    pub(crate) fn deliver(&mut self, record: &ArchivedBusRecord, gone: &mut Vec<u64>) {
+        let mut encoded = std::mem::take(&mut self.encoded);
+        encoded.clear();
+        encoded.resize_with(record.frames.len(), Encoded::default);
+        match &record.receivers {
+            ArchivedReceivers::Conns(conns) => {
+                for conn in conns.iter().map(|conn| conn.to_native()) {
+                    let id = ConnId(conn);
+                    if id.shard() == self.shard && !self.deliver_to(id, record, &mut encoded) {
+                        gone.push(conn);
+                    }
+                }
+            }
+            ArchivedReceivers::Users(users) => {
+                let mut conns = Vec::new();
+                for user in users.iter() {
+                    self.conns.of_user(record.app.to_native(), user, &mut conns);
+                }
+                for id in conns {
+                    self.deliver_to(id, record, &mut encoded);
+                }
+            }
+            // This shard keeps no member lists: whoever may be meant is told to sync, so that there is no hole.
+            ArchivedReceivers::GroupExcept(_) => self.resync_all(),
+        }
+        // Spans are dropped here, so that the arena can be used again when the sends are done.
+        encoded.clear();
+        self.encoded = encoded;
+    }
+
+    fn deliver_to(&mut self, id: ConnId, record: &ArchivedBusRecord, encoded: &mut [Encoded]) -> bool {
+        let Some(conn) = self.conns.get(id) else {
+            return false;
+        };
+        let is_json = conn.has(flag::JSON);
+        let welcome = match conn.stage {
+            Stage::Live => true,
+            Stage::Claiming => false,
+            _ => return false,
+        };
+        let lane = Lane::from_number(record.priority);
+        for (frame, encoded) in record.frames.iter().zip(encoded) {
+            if frame.except.to_native() == id.0 {
+                continue;
+            }
+            let is_message = kind_of(&frame.frame) == FrameKind::Message as u16;
+            let place = is_message.then(|| (record.conv.as_slice(), frame.seq.to_native()));
+            if welcome {
+                let span = encoded.span(is_json, &frame.frame, &mut self.arenas);
+                if self.queue_shared(id, lane, &span, place) {
+                    self.metrics.deliver_messages += u64::from(is_message);
+                }
+            } else {
+                self.miss(id, place);
+            }
+        }
+        true
+    }
+
+    /// A payload frame was not sent: its place is remembered until the client can be told.
+    fn miss(&mut self, id: ConnId, place: Option<Place<'_>>) {
+        self.metrics.deliver_dropped += 1;
+        let Some((conv, seq)) = place else {
+            return;
+        };
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.rare().missed.note(conv, seq);
+            self.list(id);
+        }
+    }
+
+    /// Queues a frame that others share. Returns whether it will leave.
+    pub(crate) fn queue_shared(&mut self, id: ConnId, lane: Lane, span: &Span, place: Option<Place<'_>>) -> bool {
+        if !self.is_room_for(id, lane, span.len()) {
+            if lane != Lane::Control {
+                self.miss(id, place);
+            }
+            return false;
+        }
+        let Some(conn) = self.conns.get_mut(id) else {
+            return false;
+        };
+        if !conn.out.share(span) {
+            let backlog = conn.out.backlog.get_or_insert_with(|| self.backlogs.pop().unwrap_or_default());
+            backlog.push_span(lane, span);
+            if let Some((conv, seq)) = place {
+                backlog.note(conv, seq);
+            }
+            self.owned_bytes += span.len() as u64;
+        }
+        self.metrics.deliver_frames += 1;
+        self.list(id);
+        true
+    }
+
+    /// Queues bytes for this connection alone, WebSocket header included. Control frames are always taken.
+    pub(crate) fn queue_own(&mut self, id: ConnId, lane: Lane, parts: &[&[u8]]) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        if conn.stage == Stage::Closed {
+            return;
+        }
+        if conn.out.is_in_flight() || conn.out.backlog.is_some() {
+            push_to_backlog(conn, &mut self.backlogs, lane, parts);
+            self.owned_bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        } else {
+            let span = self.arenas.own.push(parts);
+            if !conn.out.share(&span) {
+                push_to_backlog(conn, &mut self.backlogs, lane, parts);
+                self.owned_bytes += span.len() as u64;
+            }
+        }
+        self.list(id);
+    }
+
+    /// Sends a frame to one client, in its encoding.
+    pub(crate) fn reply(&mut self, id: ConnId, lane: Lane, frame: &[u8]) {
+        let Some(conn) = self.conns.get(id) else {
+            return;
+        };
+        if matches!(conn.stage, Stage::Closing | Stage::Closed) {
+            return;
+        }
+        self.metrics.deliver_frames += 1;
+        if conn.has(flag::JSON) {
+            let text = encoding::to_json(frame);
+            let header = server_header(Opcode::Text, text.len(), true);
+            self.queue_own(id, lane, &[&header, text.as_bytes()]);
+        } else {
+            let header = server_header(Opcode::Binary, frame.len(), true);
+            self.queue_own(id, lane, &[&header, frame]);
+        }
+    }
+
+    /// Sends a payload frame to one client, if there is room.
+    pub(crate) fn reply_payload(&mut self, id: ConnId, lane: Lane, frame: &[u8]) {
+        if self.is_room_for(id, lane, frame.len()) {
+            self.reply(id, lane, frame);
+        } else {
+            self.metrics.deliver_dropped += 1;
+        }
+    }
+
+    /// Sends a page that the client asked for.
+    pub(crate) fn reply_page(&mut self, id: ConnId, frame: &[u8]) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let copied = conn.out.is_in_flight() || conn.out.backlog.is_some();
+        let total = self.owned_bytes + if copied { frame.len() as u64 } else { 0 };
+        if conn.out.asked_bytes > self.config.queue_bytes_max || total > self.config.queue_total_bytes_max {
+            let text = "earlier pages were not read yet; ask again when they are";
+            return self.reply_error(id, reference_of(frame), ErrorCode::Overloaded, text);
+        }
+        // JSON may be longer than the frame; the estimate only decides how many pages are queued at a time.
+        conn.out.asked_bytes = conn.out.asked_bytes.saturating_add(frame.len() as u32 + 16);
+        self.reply(id, Lane::Messages, frame);
+    }
+
+    pub(crate) fn reply_error(&mut self, id: ConnId, reference: u32, code: ErrorCode, text: &str) {
+        self.reply(id, Lane::Control, &frame::encode_error(reference, code, text));
+    }
+
+    pub(crate) fn reply_pong(&mut self, id: ConnId, reference: u32, time_ms: u64) {
+        let pong = body::Pong {
+            time_ms,
+            server_time_ms: self.now.wall_ms,
+        };
+        self.reply(id, Lane::Control, &frame::encode(FrameKind::Pong, reference, &pong));
+    }
+
+    /// Whether a frame may be queued; if there is no room, the connection is demoted.
+    fn is_room_for(&mut self, id: ConnId, lane: Lane, len: usize) -> bool {
+        let Some(conn) = self.conns.get(id) else {
+            return false;
+        };
+        if matches!(conn.stage, Stage::Closing | Stage::Closed) {
+            return false;
+        }
+        if lane == Lane::Control {
+            return true;
+        }
+        if conn.has(flag::DEMOTED) {
+            return false;
+        }
+        let queue_bytes_max = self.config.queue_bytes_max as usize;
+        let (queued, unasked) = (conn.out.queued_bytes(), conn.out.unasked_bytes());
+        if lane == Lane::Transient && unasked * 2 > queue_bytes_max {
+            self.metrics.deliver_transient_dropped += 1;
+            return false;
+        }
+        let copied = conn.out.is_in_flight() || conn.out.backlog.is_some();
+        let over_own = queued > 0 && unasked + len > queue_bytes_max;
+        let over_total = copied && self.owned_bytes + len as u64 > self.config.queue_total_bytes_max;
+        if (over_own || over_total) && lane == Lane::Transient {
+            self.metrics.deliver_transient_dropped += 1;
+            return false;
+        }
+        if over_own || over_total {
+            self.demote(id);
+            return false;
+        }
+        true
+    }
+
+    /// Drops all payload of a connection until its next sync or pull.
+    pub(crate) fn demote(&mut self, id: ConnId) {
+        let due = self.tick + ticks_in(self.config.slow);
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.stage == Stage::Live) else {
+            return;
+        };
+        if conn.has(flag::DEMOTED) {
+            return;
+        }
+        conn.set(flag::DEMOTED);
+        if let Some(mut backlog) = conn.out.backlog.take() {
+            self.owned_bytes -= backlog.drop_payload(&mut conn.rare().missed) as u64;
+            conn.out.backlog = Some(backlog);
+        }
+        self.metrics.deliver_demotions += 1;
+        self.metrics.demoted += 1;
+        self.wheel.arm_by(id.slot(), due);
+        self.list(id);
+    }
+
+    /// The client asks for what it missed: from here on it gets payload again. Called before the request is
+    /// forwarded, so that nothing falls between what the answer holds and what is delivered live.
+    pub(crate) fn turn_live(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        if conn.clear(flag::DEMOTED) {
+            self.metrics.demoted -= 1;
+            self.tell_missed(id);
+        }
+    }
+
+    /// Tells the client what it was not sent.
+    pub(crate) fn tell_missed(&mut self, id: ConnId) {
+        let spread_ms = self.config.resync_spread.as_millis() as u32;
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.stage == Stage::Live) else {
+            return;
+        };
+        let told = conn.rare.as_mut().and_then(|rare| rare.missed.take_frame(spread_ms));
+        conn.trim();
+        if let Some((frame, is_resync)) = told {
+            self.metrics.deliver_resyncs += u64::from(is_resync);
+            self.metrics.deliver_pull_required += u64::from(!is_resync);
+            self.reply(id, Lane::Control, &frame);
+        }
+    }
+
+    /// Another shard had something for this connection and found no room in the inbox.
+    pub(crate) fn overflowed(&mut self, id: ConnId) {
+        let known = self.conns.get_mut(id).filter(|conn| matches!(conn.stage, Stage::Live | Stage::Claiming));
+        if let Some(conn) = known {
+            conn.rare().missed.overflow();
+            self.demote(id);
+            self.list(id);
+        }
+    }
+
+    /// Has the connection looked at when the turn ends.
+    pub(crate) fn list(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && !conn.has(flag::LISTED)
+            && !conn.out.is_in_flight()
+        {
+            conn.set(flag::LISTED);
+            self.listed.push(id);
+        }
+    }
+}
+
+fn push_to_backlog(
+    conn: &mut Conn,
+    pool: &mut Vec<Box<crate::outbound::Backlog>>,
+    lane: Lane,
+    parts: &[&[u8]],
+) {
+    conn.out
+        .backlog
+        .get_or_insert_with(|| pool.pop().unwrap_or_default())
+        .push(lane, parts);
+}

@@ -1,0 +1,126 @@
+//! drain: the gateway leaves without everybody coming back at once.
+//!
+//! `GoAway` goes to all sessions, spread evenly over the `drain` time, each with a window that ends with it; then
+//! what is left is closed with 4000, a bounded number per turn. `Drained` comes when the last connection is gone.
+
+use std::time::Duration;
+
+use corelane_protocol::frame::{self, FrameKind, body};
+use corelane_protocol::link::record::{Record, RecordKind};
+use corelane_protocol::ws::CloseCode;
+
+use crate::event::Output;
+use crate::outbound::Lane;
+use crate::shard::Shard;
+use crate::table::Stage;
+
+/// Time between two steps.
+const PACE: Duration = Duration::from_millis(20);
+/// Slots whose connections are closed per step.
+const CLOSE_SLOTS: u32 = 8192;
+/// Longest wait for the last bytes of the link.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
+
+/// How far the draining is.
+#[derive(Debug, Default)]
+pub(crate) struct Drain {
+    started: Option<Duration>,
+    step_at: Duration,
+    /// Slots below this were told to go.
+    told: u32,
+    /// Slots below this were closed.
+    closed: u32,
+    left_at: Option<Duration>,
+    is_over: bool,
+}
+
+impl Drain {
+    pub(crate) const fn is_draining(&self) -> bool {
+        self.started.is_some()
+    }
+
+    pub(crate) const fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.started.filter(|_| !self.is_over).map(|_| self.step_at)
+    }
+}
+
+impl Shard {
+    pub(crate) fn begin_drain(&mut self) {
+        if self.drain.started.is_none() {
+            self.drain.started = Some(self.now.mono);
+            self.drain.step_at = self.now.mono;
+        }
+    }
+
+    /// Goes on, if it is draining.
+    pub(crate) fn tend_drain(&mut self) {
+        let now = self.now.mono;
+        let Some(started) = self.drain.started.filter(|_| !self.drain.is_over && self.drain.step_at <= now) else {
+            return;
+        };
+        self.drain.step_at = now + PACE;
+        let (elapsed, whole) = (now.saturating_sub(started), self.config.drain);
+        if elapsed < whole {
+            // Slots that are first used from here on are told when they are accepted.
+            let share = u128::from(self.conns.slots()) * (elapsed + PACE).as_millis() / whole.as_millis().max(1);
+            return self.tell_to_go(share as u32, whole - elapsed);
+        }
+        let until = self.drain.closed.saturating_add(CLOSE_SLOTS).min(self.conns.slots());
+        for slot in self.drain.closed..until {
+            if let Some(id) = self.conns.id_at(slot) {
+                self.close(id, CloseCode::Draining as u16, "");
+            }
+        }
+        self.drain.closed = if until == self.conns.slots() { 0 } else { until };
+    }
+
+    fn tell_to_go(&mut self, until: u32, window: Duration) {
+        let until = until.min(self.conns.slots());
+        let go_away = body::GoAway {
+            after_ms: 0,
+            window_ms: window.as_millis() as u32,
+        };
+        let frame = frame::encode(FrameKind::GoAway, 0, &go_away);
+        for slot in self.drain.told..until {
+            let Some(id) = self.conns.id_at(slot) else {
+                continue;
+            };
+            match self.conns.get(id).map(|conn| conn.stage) {
+                Some(Stage::Live) => {
+                    self.metrics.drain_go_aways += 1;
+                    self.reply(id, Lane::Control, &frame);
+                }
+                Some(Stage::Closing | Stage::Closed) | None => {}
+                Some(_) => self.close(id, CloseCode::Draining as u16, ""),
+            }
+        }
+        self.drain.told = self.drain.told.max(until);
+    }
+
+    /// Says good-bye to the router and to the shell once nobody is left.
+    pub(crate) fn finish_drain(&mut self) {
+        let now = self.now.mono;
+        if self.drain.started.is_none() || self.drain.is_over || self.conns.len() > 0 {
+            return;
+        }
+        match self.drain.left_at {
+            None => {
+                self.drain.left_at = Some(now);
+                self.link.push(&Record {
+                    kind: RecordKind::Leave as u8,
+                    ..Record::default()
+                });
+                self.flush_link();
+            }
+            Some(left_at) if !self.link.is_established() || self.link.is_quiet() || now >= left_at + LEAVE_MAX => {
+                self.drain.is_over = true;
+                self.outputs.push(Output::Drained);
+            }
+            Some(_) => {}
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! flush: at the end of a turn, everything for one socket leaves in one send.
+//!
+//! Owns the pool of empty backlogs ([`BACKLOGS_POOLED`] at most). Never two sends of a connection at a time.
+
+use corelane_protocol::arena::Span;
+use corelane_protocol::id::ConnId;
+
+use crate::event::Output;
+use crate::outbound::{Backlog, Outbound, SEND_BYTES, Sending};
+use crate::shard::Shard;
+use crate::table::{Stage, flag};
+
+/// Empty backlogs kept for their next use; each keeps below 64 KiB.
+const BACKLOGS_POOLED: usize = 256;
+
+impl Shard {
+    /// Hands everything that was queued in this turn to the engine.
+    pub(crate) fn flush(&mut self) {
+        let mut listed = std::mem::take(&mut self.listed);
+        for id in listed.drain(..) {
+            if let Some(conn) = self.conns.get_mut(id) {
+                if !conn.out.is_in_flight() {
+                    self.tell_missed(id);
+                }
+                if let Some(conn) = self.conns.get_mut(id) {
+                    conn.clear(flag::LISTED);
+                }
+                self.flush_one(id);
+            }
+        }
+        debug_assert!(self.listed.is_empty(), "flushing lists nobody again");
+        self.listed = listed;
+        self.arenas.frames.turn_ended();
+        self.arenas.texts.turn_ended();
+        self.arenas.own.turn_ended();
+    }
+
+    fn flush_one(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        if conn.stage == Stage::Closed || conn.out.is_in_flight() {
+            return;
+        }
+        self.scratch.clear();
+        let sending = std::mem::replace(&mut conn.out.sending, Sending::Idle);
+        let span = match (sending, conn.out.backlog.as_mut()) {
+            (Sending::Ready(span), None) => Some((span, 0)),
+            (Sending::Ready(span), Some(backlog)) => {
+                let before = backlog.len();
+                span.copy_to(&mut self.scratch);
+                backlog.take(&mut self.scratch, SEND_BYTES);
+                let copied = before - backlog.len();
+                // Few bytes of several kinds: one send of a copy beats two sends.
+                let span = if copied == 0 { span } else { self.arenas.own.push(&[&self.scratch]) };
+                Some((span, copied))
+            }
+            (_, Some(backlog)) => {
+                backlog.take(&mut self.scratch, SEND_BYTES);
+                let span = Span::copied_from(&self.scratch);
+                let owned = span.len();
+                Some((span, owned)).filter(|(span, _)| !span.is_empty())
+            }
+            (_, None) => None,
+        };
+        if let Some(backlog) = conn.out.backlog.take_if(|backlog| backlog.len() == 0) {
+            recycle(&mut self.backlogs, backlog);
+        }
+        if let Some((span, owned_bytes)) = span {
+            conn.out.sending = Sending::InFlight {
+                bytes: span.len() as u32,
+                owned_bytes: owned_bytes as u32,
+                since: self.tick,
+            };
+            self.metrics.flush_sends += 1;
+            self.metrics.flush_bytes += span.len() as u64;
+            self.outputs.push(Output::Send(id, span));
+        }
+        if conn.has(flag::FINISH) && conn.out.backlog.is_none() {
+            conn.stage = Stage::Closed;
+            self.outputs.push(Output::Close(id));
+        }
+    }
+
+    /// The span in flight has left.
+    pub(crate) fn sent(&mut self, id: ConnId) {
+        let tick = self.tick;
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let Sending::InFlight { owned_bytes, .. } = conn.out.sending else {
+            debug_assert!(false, "{id:?} was sent although nothing was in flight");
+            return;
+        };
+        conn.out.sending = Sending::Idle;
+        conn.last_seen = tick;
+        self.owned_bytes -= u64::from(owned_bytes);
+        if conn.out.backlog.is_none() {
+            conn.out.asked_bytes = 0;
+        }
+        let missed = conn.rare.as_ref().is_some_and(|rare| !rare.missed.is_empty());
+        if conn.out.backlog.is_some() || missed || conn.has(flag::FINISH) {
+            self.list(id);
+        }
+        match self.conns.get(id).map(|conn| conn.stage) {
+            Some(Stage::Upgrading) => self.upgraded(id),
+            Some(_) => self.unblock(id),
+            None => {}
+        }
+    }
+
+    /// Gives up all memory of a queue.
+    pub(crate) fn empty_queue(&mut self, out: &mut Outbound) {
+        self.owned_bytes -= out.owned_bytes() as u64;
+        if let Some(backlog) = out.backlog.take() {
+            recycle(&mut self.backlogs, backlog);
+        }
+        *out = Outbound::EMPTY;
+    }
+}
+
+fn recycle(pool: &mut Vec<Box<Backlog>>, mut backlog: Box<Backlog>) {
+    if pool.len() < BACKLOGS_POOLED {
+        backlog.recycle();
+        pool.push(backlog);
+    }
+}

@@ -1,0 +1,53 @@
+//! What must hold between any two inputs, checked in builds with debug assertions.
+//!
+//! A sweep visits every slot, so with many connections it is made rarely; the cheap facts are checked each time.
+
+use crate::outbound::Sending;
+use crate::shard::Shard;
+use crate::table::{OPENING_BYTES_MAX, Stage, flag};
+use crate::decode::HELD_BYTES_MAX;
+
+impl Shard {
+    /// Checks; in release builds does nothing.
+    pub(crate) fn check(&mut self) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        self.inputs += 1;
+        assert!(self.unblocked.is_empty(), "what could be read was read");
+        let pace = if self.conns.slots() <= 1024 && self.conns.len() <= 64 { 8 } else { 16 * u64::from(self.conns.slots()) };
+        if self.inputs.is_multiple_of(pace.max(1)) {
+            self.sweep();
+        }
+    }
+
+    fn sweep(&self) {
+        let (mut owned, mut sessions, mut count, mut active) = (0_u64, 0, 0, 0);
+        for id in (0..self.conns.slots()).filter_map(|slot| self.conns.id_at(slot)) {
+            let Some(conn) = self.conns.get(id) else {
+                continue;
+            };
+            count += 1;
+            owned += conn.out.owned_bytes() as u64;
+            active += usize::from(conn.forwarding.is_some());
+            let live = conn.stage == Stage::Live;
+            sessions += usize::from(live);
+            assert!(!live || conn.session.is_some(), "{id:?} is live, so somebody is logged in");
+            assert!(live || !conn.has(flag::DEMOTED), "only live connections are demoted");
+            assert!(live || conn.forwarding.is_none(), "only live connections forward");
+            assert!(
+                !matches!(conn.out.sending, Sending::Ready(_)) || conn.has(flag::LISTED) || conn.stage == Stage::Closed,
+                "{id:?} is ready, so it is listed"
+            );
+            assert!(conn.out.backlog.as_ref().is_none_or(|backlog| backlog.len() > 0 || conn.has(flag::LISTED)));
+            let held_max = if live || conn.stage == Stage::Echo { HELD_BYTES_MAX } else { OPENING_BYTES_MAX.max(4096) };
+            assert!(conn.stage == Stage::Head || conn.held_bytes() <= held_max, "{id:?} holds no more than its bound");
+            let due = self.wheel.due(id.slot());
+            assert!(due.is_some() || conn.stage == Stage::Closed, "{id:?} in {:?} has a timer", conn.stage);
+        }
+        assert_eq!(count, self.conns.len(), "connections are counted right");
+        assert_eq!(sessions, self.conns.sessions(), "exactly the live ones are indexed");
+        assert_eq!(owned, self.owned_bytes, "queued bytes are counted right");
+        assert_eq!(active, self.waiting.active(), "every window is in the list of windows");
+    }
+}

@@ -1,0 +1,221 @@
+//! session: a logged-in user on a terminal, and his route.
+//!
+//! A session is claimed at a router before `Welcome` is sent, so that whatever is stored from then on is either
+//! delivered to it or found by its sync. The login policy lives in the registry: a refused claim or a kick names
+//! the code to close with. When the registry forgot everything (its incarnation changed) all sessions claim again,
+//! a bounded number per turn, and each is told to sync once its claim is answered.
+//!
+//! Owns the walks over all connections ([`WALK_SLOTS`] slots per turn).
+
+use corelane_protocol::frame::{self, FrameKind, body};
+use corelane_protocol::id::ConnId;
+use corelane_protocol::limits::{CLIENT_FRAME_BYTES_MAX, CLIENT_JSON_BYTES_MAX, PAYLOAD_BYTES_MAX, SEND_WINDOW};
+use corelane_protocol::link::body::{ArchivedClaimed, ArchivedKick, Claim, Unclaim};
+use corelane_protocol::link::record::{Record, RecordKind};
+
+use crate::encoding;
+use crate::outbound::Lane;
+use crate::shard::Shard;
+use crate::table::{Session, Stage, flag};
+
+/// Slots looked at per turn while something is done to all connections.
+const WALK_SLOTS: u32 = 4096;
+
+/// Things that are being done to all connections, a part of them per turn.
+#[derive(Debug, Default)]
+pub(crate) struct Walks {
+    /// Claims; whether those of live sessions are made again, too.
+    claim: Option<(u32, bool)>,
+    resync: Option<u32>,
+}
+
+impl Walks {
+    pub(crate) const fn are_pending(&self) -> bool {
+        self.claim.is_some() || self.resync.is_some()
+    }
+}
+
+impl Shard {
+    /// Above every one of this gateway boot so far, also of its other shards: by the clock.
+    pub(crate) fn next_owner_seq(&mut self) -> u64 {
+        let by_clock = self.now.wall_ms << 20 | u64::from(self.shard & 0x3ff);
+        self.owner_seq = by_clock.max(self.owner_seq + 0x400);
+        self.owner_seq
+    }
+
+    /// Asks for the route. Without a link it is asked for as soon as there is one.
+    pub(crate) fn claim(&mut self, id: ConnId, again: bool) {
+        let Some(session) = self.conns.get(id).and_then(|conn| conn.session.as_ref()) else {
+            return;
+        };
+        if !self.link.is_established() {
+            return;
+        }
+        let claim = Claim {
+            owner_seq: session.owner_seq,
+            issued_at_s: u64::from(session.issued_at_s),
+            again,
+        };
+        let body = frame::archive(&claim);
+        self.link.push(&record_of(RecordKind::Claim, id, session, &body));
+        self.metrics.session_claims += 1;
+    }
+
+    /// A router answered a claim.
+    pub(crate) fn claimed(&mut self, id: ConnId, claimed: &ArchivedClaimed) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let is_present = conn
+            .session
+            .as_ref()
+            .is_some_and(|session| session.owner_seq == claimed.owner_seq.to_native());
+        if !is_present {
+            return;
+        }
+        let refused_code = claimed.refused_code.to_native();
+        if refused_code != 0 {
+            self.metrics.session_kicks += 1;
+            return self.close(id, refused_code, "");
+        }
+        match conn.stage {
+            Stage::Claiming => self.welcome(id),
+            Stage::Live => {
+                if conn.clear(flag::RECLAIMING) {
+                    self.send_resync(id);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn welcome(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        conn.stage = Stage::Live;
+        let reference = conn.opening.take().map_or(0, |opening| opening.reference);
+        let bytes_max = if conn.has(flag::JSON) { CLIENT_JSON_BYTES_MAX } else { CLIENT_FRAME_BYTES_MAX };
+        conn.decoder = encoding::decoder(bytes_max as u32);
+        let welcome = body::Welcome {
+            session: id.0,
+            user: conn.session.as_ref().map_or_else(String::new, |session| session.user().to_owned()),
+            epoch: self.link.epoch(),
+            window: SEND_WINDOW,
+            payload_bytes_max: PAYLOAD_BYTES_MAX as u32,
+            heartbeat_ms: self.config.heartbeat.as_millis() as u32,
+            server_time_ms: self.now.wall_ms,
+        };
+        self.conns.index(id);
+        self.metrics.admit_logins += 1;
+        self.reply(id, Lane::Control, &frame::encode(FrameKind::Welcome, reference, &welcome));
+        // What came for the route before this moment was not sent: it is told now.
+        self.tell_missed(id);
+        self.arm_heartbeat(id);
+        self.unblock(id);
+    }
+
+    /// A router ends a session.
+    pub(crate) fn kicked(&mut self, id: ConnId, kick: &ArchivedKick) {
+        let wanted = kick.owner_seq.to_native();
+        let session = self.conns.get(id).and_then(|conn| conn.session.as_ref());
+        if session.is_some_and(|session| wanted == 0 || session.owner_seq == wanted) {
+            self.metrics.session_kicks += 1;
+            self.close(id, kick.code.to_native(), "");
+        }
+    }
+
+    /// Gives up the route, the window and everything else of a session; the connection may live on to be closed.
+    pub(crate) fn end_session(&mut self, id: ConnId) {
+        self.drop_forwarding(id);
+        self.conns.unindex(id);
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        self.metrics.demoted -= u64::from(conn.clear(flag::DEMOTED));
+        let Some(session) = conn.session.take() else {
+            return;
+        };
+        let unclaim = Unclaim {
+            owner_seq: session.owner_seq,
+        };
+        let body = frame::archive(&unclaim);
+        self.link.push(&record_of(RecordKind::Unclaim, id, &session, &body));
+        self.link.push(&record_of(RecordKind::ConnClosed, id, &session, &[]));
+    }
+
+    /// A link is up: claims that wait are made; after the registry forgot everything, all are made again.
+    pub(crate) fn claim_all(&mut self, again: bool) {
+        let again = again || self.walks.claim.is_some_and(|(_, again)| again);
+        self.walks.claim = Some((0, again));
+    }
+
+    /// All connections may have missed something.
+    pub(crate) fn resync_all(&mut self) {
+        self.walks.resync = Some(0);
+    }
+
+    /// Goes on with what is being done to all connections.
+    pub(crate) fn walk(&mut self) {
+        let slots = self.conns.slots();
+        if let Some((from, again)) = self.walks.claim
+            && self.link.is_established()
+        {
+            let until = from.saturating_add(WALK_SLOTS);
+            for id in (from..until.min(slots)).filter_map(|slot| self.conns.id_at(slot)).collect::<Vec<_>>() {
+                self.claim_in_walk(id, again);
+            }
+            self.walks.claim = (until < slots).then_some((until, again));
+        }
+        if let Some(from) = self.walks.resync {
+            let until = from.saturating_add(WALK_SLOTS);
+            for id in (from..until.min(slots)).filter_map(|slot| self.conns.id_at(slot)).collect::<Vec<_>>() {
+                self.send_resync(id);
+            }
+            self.walks.resync = (until < slots).then_some(until);
+        }
+        if !self.link.is_established() {
+            // It begins anew with the next link.
+            self.walks.claim = None;
+        }
+    }
+
+    fn claim_in_walk(&mut self, id: ConnId, again: bool) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        match conn.stage {
+            Stage::Claiming => self.claim(id, false),
+            Stage::Live if again => {
+                conn.set(flag::RECLAIMING);
+                self.claim(id, true);
+            }
+            _ => {}
+        }
+    }
+
+    fn send_resync(&mut self, id: ConnId) {
+        let stage = self.conns.get(id).map(|conn| conn.stage);
+        if stage == Some(Stage::Live) {
+            let resync = body::Resync {
+                spread_ms: self.config.resync_spread.as_millis() as u32,
+            };
+            self.metrics.deliver_resyncs += 1;
+            self.reply(id, Lane::Control, &frame::encode(FrameKind::Resync, 0, &resync));
+        }
+    }
+}
+
+/// A record about a session.
+pub(crate) fn record_of<'a>(kind: RecordKind, id: ConnId, session: &'a Session, body: &'a [u8]) -> Record<'a> {
+    Record {
+        kind: kind as u8,
+        app: session.app,
+        user: session.user(),
+        terminal: session.terminal,
+        device: session.device(),
+        conn: id.0,
+        body,
+        ..Record::default()
+    }
+}
