@@ -1,151 +1,148 @@
-//! The kernel may cut a stream anywhere: every cut must give the same items, and the same error.
+//! The kernel may cut a stream anywhere: every cut gives the same items, and the same error.
 
-use corelane_protocol::ws::{Decoder, Item, Opcode, Role, WsError, client_frame, header, unmask};
+mod ws_support;
 
-#[derive(Debug, PartialEq, Eq, Clone)]
-enum Owned {
-    Text(String),
-    Binary(Vec<u8>),
-    Ping(Vec<u8>),
-    Pong(Vec<u8>),
-    Close(Option<(u16, String)>),
-    Error(WsError),
-}
+use corelane_protocol::ws::{Decoder, Opcode, Role, close_frame, server_header};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use ws_support::{Owned, decode, drain, frame};
 
-fn drain(decoder: &mut Decoder, bytes: &[u8], into: &mut Vec<Owned>) {
-    let mut bytes = bytes.to_vec();
-    let mut items = decoder.feed(&mut bytes);
-    while let Some(item) = items.next() {
-        into.push(match item {
-            Ok(Item::Text(text)) => Owned::Text(text.to_owned()),
-            Ok(Item::Binary(bytes)) => Owned::Binary(bytes.to_vec()),
-            Ok(Item::Ping(bytes)) => Owned::Ping(bytes.to_vec()),
-            Ok(Item::Pong(bytes)) => Owned::Pong(bytes.to_vec()),
-            Ok(Item::Close(close)) => Owned::Close(close.map(|(code, text)| (code, text.to_owned()))),
-            Err(error) => Owned::Error(error),
-        });
-    }
-}
+const MESSAGE_BYTES_MAX: u32 = 1000;
 
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    client_frame(Opcode::Text, payload, [1, 2, 3, 4], &mut bytes);
-    bytes[0] = first;
-    bytes
-}
-
-fn decode_in(stream: &[u8], read_bytes: usize) -> Vec<Owned> {
-    let mut decoder = Decoder::new(Role::Server, 1000);
-    let mut items = Vec::new();
-    for read in stream.chunks(read_bytes) {
-        drain(&mut decoder, read, &mut items);
-        if matches!(items.last(), Some(Owned::Error(_) | Owned::Close(_))) {
-            break;
-        }
-    }
-    items
+/// Text, fragments with a ping between them, every length form below the limit, close.
+fn conversation() -> Vec<u8> {
+    [
+        frame(0x81, "grüße".as_bytes()),
+        frame(0x01, b"fr\xf0\x9f"),
+        frame(0x89, b"in between"),
+        frame(0x00, b""),
+        frame(0x00, b"\x98"),
+        frame(0x80, b"\x80gment"),
+        frame(0x82, &[7; 300]),
+        frame(0x8a, b""),
+        frame(0x02, b""),
+        frame(0x80, b""),
+        frame(0x88, b"\x03\xe8bye"),
+    ]
+    .concat()
 }
 
 #[test]
 fn every_cut_gives_the_same_items() {
-    let mut stream = Vec::new();
-    stream.extend(frame(0x81, "grüße".as_bytes()));
-    stream.extend(frame(0x01, "fr\u{1f600}a".as_bytes()));
-    stream.extend(frame(0x89, b"in between"));
-    stream.extend(frame(0x00, b""));
-    stream.extend(frame(0x80, "gment".as_bytes()));
-    stream.extend(frame(0x82, &[7; 300]));
-    stream.extend(frame(0x8a, b""));
-    stream.extend(frame(0x88, b"\x03\xe8bye"));
-    let whole = decode_in(&stream, stream.len());
-    assert_eq!(whole.len(), 6);
-    assert_eq!(whole[2], Owned::Text("fr\u{1f600}agment".to_owned()));
-    assert_eq!(whole[5], Owned::Close(Some((1000, "bye".to_owned()))));
+    let stream = conversation();
+    let whole = decode(MESSAGE_BYTES_MAX, [&*stream]);
+    assert_eq!(
+        whole,
+        [
+            Owned::Text("grüße".to_owned()),
+            Owned::Ping(b"in between".to_vec()),
+            Owned::Text("fr\u{1f600}gment".to_owned()),
+            Owned::Binary(vec![7; 300]),
+            Owned::Pong(Vec::new()),
+            Owned::Binary(Vec::new()),
+            Owned::Close(Some((1000, "bye".to_owned()))),
+        ]
+    );
     for read_bytes in 1..stream.len() {
-        assert_eq!(
-            decode_in(&stream, read_bytes),
-            whole,
-            "reads of {read_bytes} bytes"
-        );
+        let items = decode(MESSAGE_BYTES_MAX, stream.chunks(read_bytes));
+        assert_eq!(items, whole, "reads of {read_bytes} bytes");
     }
-}
-
-#[test]
-fn every_cut_gives_the_same_error() {
-    let hostile: &[(&str, Vec<u8>)] = &[
-        ("reserved", frame(0xc1, b"x")),
-        ("opcode", frame(0x83, b"x")),
-        ("continuation", frame(0x80, b"x")),
-        ("new within", [frame(0x01, b"x"), frame(0x81, b"y")].concat()),
-        ("utf8", frame(0x81, b"ok\xff")),
-        ("utf8 cut", [frame(0x01, b"\xf0\x9f"), frame(0x80, b"x")].concat()),
-        ("utf8 end", frame(0x81, b"\xf0\x9f")),
-        ("control fragment", frame(0x09, b"x")),
-        ("close code", frame(0x88, &1005_u16.to_be_bytes())),
-        ("close half", frame(0x88, b"\x03")),
-        ("too long", frame(0x82, &[0; 1001])),
-        (
-            "too long in fragments",
-            [frame(0x02, &[0; 600]), frame(0x80, &[0; 401])].concat(),
-        ),
-        ("unmasked", header::server_header(Opcode::Text, 0, true).to_vec()),
-        ("long control", vec![0x89, 0xfe, 0, 126]),
-        ("long form 16", vec![0x82, 0xfe, 0, 125, 0, 0, 0, 0]),
-        (
-            "long form 64",
-            vec![0x82, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0],
-        ),
-        (
-            "high bit",
-            vec![0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        ),
-    ];
-    for (name, stream) in hostile {
-        let whole = decode_in(stream, stream.len());
-        assert!(matches!(whole.last(), Some(Owned::Error(_))), "{name}: {whole:?}");
-        for read_bytes in 1..stream.len() {
+    for first in 0..stream.len() {
+        for second in first..stream.len() {
+            let reads = [&stream[..first], &stream[first..second], &stream[second..]];
             assert_eq!(
-                decode_in(stream, read_bytes),
+                decode(MESSAGE_BYTES_MAX, reads),
                 whole,
-                "{name}, reads of {read_bytes} bytes"
+                "cuts at {first}, {second}"
             );
         }
     }
 }
 
 #[test]
-fn an_announced_length_takes_no_memory() {
-    let mut decoder = Decoder::new(Role::Server, u32::MAX);
-    let mut items = Vec::new();
-    drain(
-        &mut decoder,
-        &[0x82, 0xff, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 1, 2, 3, 4, 5],
-        &mut items,
-    );
-    assert!(items.is_empty());
-    assert!(decoder.held_bytes() < 512, "{} bytes", decoder.held_bytes());
+fn a_client_reads_unmasked_frames_the_same_wherever_reads_end() {
+    let mut stream = Vec::new();
+    for (opcode, fin, payload) in [
+        (Opcode::Text, false, &b"hal"[..]),
+        (Opcode::Pong, true, b"p"),
+        (Opcode::Continuation, true, b"lo"),
+        (Opcode::Binary, true, &[9; 200]),
+    ] {
+        stream.extend_from_slice(&server_header(opcode, payload.len(), fin));
+        stream.extend_from_slice(payload);
+    }
+    close_frame(4002, "slow consumer", &mut stream);
+    for read_bytes in 1..=stream.len() {
+        let mut decoder = Decoder::new(Role::Client, MESSAGE_BYTES_MAX);
+        let mut items = Vec::new();
+        for read in stream.chunks(read_bytes) {
+            drain(&mut decoder, read, &mut items);
+        }
+        assert_eq!(
+            items,
+            [
+                Owned::Pong(b"p".to_vec()),
+                Owned::Text("hallo".to_owned()),
+                Owned::Binary(vec![9; 200]),
+                Owned::Close(Some((4002, "slow consumer".to_owned()))),
+            ],
+            "reads of {read_bytes} bytes"
+        );
+    }
 }
 
-#[test]
-fn a_decoder_at_rest_owns_nothing() {
-    let mut decoder = Decoder::new(Role::Server, 1000);
-    let mut items = Vec::new();
-    let bytes = frame(0x82, &[9; 200]);
-    drain(&mut decoder, &bytes[..50], &mut items);
-    assert!(decoder.held_bytes() > 0);
-    drain(&mut decoder, &bytes[50..], &mut items);
-    assert_eq!(items, [Owned::Binary(vec![9; 200])]);
-    assert_eq!(decoder.held_bytes(), 0);
+/// A frame that a peer could send: usually in order, sometimes not.
+fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+    let first = prop_oneof![
+        8 => prop::sample::select(vec![0x81_u8, 0x82, 0x89, 0x8a, 0x01, 0x02, 0x00, 0x80]),
+        1 => prop::sample::select(vec![0x88_u8]),
+        1 => any::<u8>(),
+    ];
+    let payload = prop_oneof![
+        4 => "\\PC{0,40}".prop_map(String::into_bytes),
+        2 => vec(any::<u8>(), 0..40),
+        1 => vec(b'a'..=b'z', 120..700),
+        1 => prop::sample::select(vec![b"\xf0\x9f".to_vec(), b"\x98\x80".to_vec(), b"\x03\xe8".to_vec()]),
+    ];
+    (first, payload).prop_map(|(first, payload)| frame(first, &payload))
 }
 
-#[test]
-fn masking_twice_changes_nothing() {
-    for len in 0..40 {
-        let plain: Vec<u8> = (0..len).collect();
-        let mut bytes = plain.clone();
-        unmask(&mut bytes, [0xa1, 0xb2, 0xc3, 0xd4]);
-        assert!(len == 0 || bytes != plain);
-        unmask(&mut bytes, [0xa1, 0xb2, 0xc3, 0xd4]);
-        assert_eq!(bytes, plain);
+fn cut_at<'a>(stream: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+    let mut ends: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+    ends.push(stream.len());
+    ends.sort_unstable();
+    let mut start = 0;
+    let mut reads = Vec::new();
+    for end in ends {
+        reads.push(&stream[start..end]);
+        start = end;
+    }
+    reads
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_frames_in_any_reads_give_the_same_items(
+        frames in vec(any_frame(), 1..12),
+        cuts in vec(any::<prop::sample::Index>(), 0..40),
+    ) {
+        let stream = frames.concat();
+        prop_assert_eq!(
+            decode(MESSAGE_BYTES_MAX, cut_at(&stream, &cuts)),
+            decode(MESSAGE_BYTES_MAX, [&*stream])
+        );
+    }
+
+    #[test]
+    fn any_bytes_in_any_reads_give_the_same_items_and_no_panic(
+        stream in vec(any::<u8>(), 0..400),
+        cuts in vec(any::<prop::sample::Index>(), 0..40),
+    ) {
+        prop_assert_eq!(
+            decode(MESSAGE_BYTES_MAX, cut_at(&stream, &cuts)),
+            decode(MESSAGE_BYTES_MAX, [&*stream])
+        );
     }
 }

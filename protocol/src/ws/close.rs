@@ -2,6 +2,9 @@
 
 use super::header::{Opcode, client_frame, server_header};
 
+/// Longest reason: what a control frame holds beside the code (RFC 6455 section 5.5).
+pub const REASON_BYTES_MAX: usize = 123;
+
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $reason:literal;)*) => {
         /// Corelane's close codes: 4000 to 4499 reconnect (with jitter), 4500 to 4999 give up.
@@ -12,6 +15,21 @@ macro_rules! codes {
         impl CloseCode {
             /// Every code.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The number on the wire.
+            pub const fn number(self) -> u16 {
+                self as u16
+            }
+
+            /// Whether the client should come back.
+            pub const fn reconnect(self) -> bool {
+                may_reconnect(self.number())
+            }
+
+            /// The code with this number, if it is one of ours.
+            pub const fn from_number(number: u16) -> Option<Self> {
+                match number { $($number => Some(Self::$name),)* _ => None }
+            }
 
             /// The reason sent with it unless there is a better one.
             pub const fn reason(self) -> &'static str {
@@ -62,20 +80,20 @@ pub const fn may_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// Appends a server's close frame. The reason is cut to 123 bytes.
-pub fn server_close(code: u16, reason: &str, out: &mut Vec<u8>) {
+/// Appends a server's close frame. The reason is cut to 123 bytes, between characters.
+pub fn close_frame(code: u16, reason: &str, out: &mut Vec<u8>) {
     let payload = close_payload(code, reason);
     out.extend_from_slice(&server_header(Opcode::Close, payload.len(), true));
     out.extend_from_slice(&payload);
 }
 
-/// Appends a client's close frame, masked with `key`.
+/// Appends a client's close frame, masked with `key`. The reason is cut like a server's.
 pub fn client_close(code: u16, reason: &str, key: [u8; 4], out: &mut Vec<u8>) {
     client_frame(Opcode::Close, &close_payload(code, reason), key, out);
 }
 
 fn close_payload(code: u16, reason: &str) -> Vec<u8> {
-    let mut end = reason.len().min(123);
+    let mut end = reason.len().min(REASON_BYTES_MAX);
     while !reason.is_char_boundary(end) {
         end -= 1;
     }

@@ -5,10 +5,22 @@
 //! in a box that exists only for that time and grows with the bytes that really came, never with a length
 //! that was only announced. The items do not depend on where reads end.
 //!
-//! When a message would exceed its limit the connection is in error; nothing more is taken from it.
+//! What a message may cost is bounded by its bytes and by its count of fragments, empty ones included. At the
+//! first error, and after a close frame, the connection has ended: nothing more is taken from it.
 
-use super::header::{self, Header, Opcode};
+use std::fmt;
+
+use super::header::{self, HEADER_BYTES_MAX, Header, Opcode};
 use super::{WsError, close};
+
+/// Fragments that a message of any size may have.
+const FRAGMENTS_MIN: u64 = 1024;
+/// A message may have one more fragment for each of these bytes of its limit: enough for senders that write in
+/// small pieces, and still a small multiple of the header bytes that the same message costs in one frame.
+const FRAGMENT_BYTES: u64 = 16;
+
+/// Least capacity a gathered payload begins with, unless less was announced.
+const PAYLOAD_BYTES_FIRST: usize = 64;
 
 /// Which side this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,26 +31,39 @@ pub enum Role {
     Client,
 }
 
-/// Decodes one connection.
-#[derive(Debug)]
+/// Decodes one connection. The memory it owns beyond itself is [`Decoder::held_bytes`].
 pub struct Decoder {
     pending: Option<Box<Pending>>,
     message_bytes_max: u32,
     role: Role,
+    ended: bool,
 }
 
 const _: () = assert!(size_of::<Decoder>() <= 24, "every idle connection owns one");
 
+impl fmt::Debug for Decoder {
+    /// Leaves out what people wrote.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder")
+            .field("role", &self.role)
+            .field("message_bytes_max", &self.message_bytes_max)
+            .field("ended", &self.ended)
+            .field("held_bytes", &self.held_bytes())
+            .finish_non_exhaustive()
+    }
+}
+
 /// What a read left unfinished.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Pending {
-    /// Header bytes that are too few to be read.
-    head: Vec<u8>,
+    /// Header bytes that are too few to be read, and how many.
+    head: [u8; HEADER_BYTES_MAX],
+    head_bytes: u8,
     /// The frame whose payload is coming in, and how much of it is here.
     frame: Option<(Header, u64)>,
     /// Data payload of this message so far, unmasked.
     message: Vec<u8>,
-    /// Opcode of the message that is coming in over several frames.
+    /// Opcode of the message that is coming in over several frames or reads.
     opcode: Option<Opcode>,
     /// Leading bytes of `message` that are known to be UTF-8.
     utf8_bytes: usize,
@@ -49,7 +74,7 @@ struct Pending {
 
 impl Pending {
     fn is_empty(&self) -> bool {
-        self.head.is_empty() && self.frame.is_none() && self.opcode.is_none()
+        self.head_bytes == 0 && self.frame.is_none() && self.opcode.is_none()
     }
 }
 
@@ -75,32 +100,40 @@ impl Decoder {
             pending: None,
             message_bytes_max,
             role,
+            ended: false,
         }
     }
 
-    /// Takes what was read. Go through the items before the next call; after an error there are no more.
+    /// Takes what was read. Go through the items before the next call: what was not gone through is lost
+    /// ([`Items::unread_bytes`] tells how much it was). Payloads are unmasked in place.
     pub fn feed<'a>(&'a mut self, bytes: &'a mut [u8]) -> Items<'a> {
         Items {
             decoder: self,
             bytes,
             at: 0,
             hold: Vec::new(),
-            ended: false,
         }
     }
 
     /// Bytes of memory it owns beyond itself.
     pub fn held_bytes(&self) -> usize {
         self.pending.as_ref().map_or(0, |pending| {
-            size_of::<Pending>()
-                + pending.head.capacity()
-                + pending.message.capacity()
-                + pending.control.capacity()
+            size_of::<Pending>() + pending.message.capacity() + pending.control.capacity()
         })
     }
 
+    /// Whether the peer said its last word: it closed, or broke the rules.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     fn fragments_max(&self) -> u64 {
-        1024 + u64::from(self.message_bytes_max) / 16
+        FRAGMENTS_MIN + u64::from(self.message_bytes_max) / FRAGMENT_BYTES
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        self.pending = None;
     }
 
     /// Checks a header against what has come so far.
@@ -135,14 +168,22 @@ impl Decoder {
 }
 
 /// Goes through the items of one read.
-#[derive(Debug)]
 pub struct Items<'a> {
     decoder: &'a mut Decoder,
     bytes: &'a mut [u8],
     at: usize,
     /// A gathered payload, while it is handed out.
     hold: Vec<u8>,
-    ended: bool,
+}
+
+impl fmt::Debug for Items<'_> {
+    /// Leaves out what people wrote.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Items")
+            .field("decoder", &self.decoder)
+            .field("unread_bytes", &self.unread_bytes())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where the payload of a finished item lies.
@@ -152,29 +193,20 @@ enum Found {
 }
 
 impl Items<'_> {
-    /// The next item; `None` when the read is used up.
+    /// The next item; `None` when the read is used up, or the connection has ended.
     #[expect(clippy::should_implement_trait, reason = "items borrow from the iterator")]
     pub fn next(&mut self) -> Option<Result<Item<'_>, WsError>> {
-        if self.ended {
+        if self.decoder.ended {
             return None;
         }
         let found = match self.advance() {
             Ok(Some(found)) => found,
             Ok(None) => {
-                if self
-                    .decoder
-                    .pending
-                    .as_ref()
-                    .is_some_and(|pending| pending.is_empty())
-                {
-                    self.decoder.pending = None;
-                }
-                self.ended = true;
+                self.decoder.pending.take_if(|pending| pending.is_empty());
                 return None;
             }
             Err(error) => {
-                self.ended = true;
-                self.decoder.pending = None;
+                self.decoder.end();
                 return Some(Err(error));
             }
         };
@@ -183,11 +215,14 @@ impl Items<'_> {
             Found::Gathered(opcode) => (opcode, self.hold.as_slice()),
         };
         let item = item_of(opcode, payload);
-        self.ended = item.is_err() || matches!(item, Ok(Item::Close(_)));
+        if matches!(item, Err(_) | Ok(Item::Close(_))) {
+            self.decoder.end();
+        }
         Some(item)
     }
 
-    /// Bytes behind the last item that were not looked at (after a close or an error).
+    /// Bytes behind the last item: those a caller that stops early would lose, and after the end those that
+    /// are not looked at.
     pub fn unread_bytes(&self) -> usize {
         self.bytes.len() - self.at
     }
@@ -232,28 +267,35 @@ impl Items<'_> {
             .decoder
             .pending
             .as_mut()
-            .filter(|pending| !pending.head.is_empty())
+            .filter(|pending| pending.head_bytes > 0)
         else {
             let header = header::parse(unread, masked)?;
             match &header {
                 Some(header) => self.at += header.header_bytes,
                 None if unread.is_empty() => {}
                 None => {
-                    self.decoder
-                        .pending
-                        .get_or_insert_default()
-                        .head
-                        .extend_from_slice(unread);
+                    let pending = self.decoder.pending.get_or_insert_default();
+                    for (slot, byte) in pending.head.iter_mut().zip(unread.iter()) {
+                        *slot = *byte;
+                    }
+                    pending.head_bytes = unread.len() as u8;
                     self.at = self.bytes.len();
                 }
             }
             return Ok(header);
         };
         for byte in unread {
-            pending.head.push(*byte);
+            if let Some(slot) = pending.head.get_mut(usize::from(pending.head_bytes)) {
+                *slot = *byte;
+            }
+            pending.head_bytes += 1;
             self.at += 1;
-            if let Some(header) = header::parse(&pending.head, masked)? {
-                pending.head = Vec::new();
+            let head = pending
+                .head
+                .get(..usize::from(pending.head_bytes))
+                .unwrap_or(&pending.head);
+            if let Some(header) = header::parse(head, masked)? {
+                pending.head_bytes = 0;
                 return Ok(Some(header));
             }
         }
@@ -278,6 +320,7 @@ impl Items<'_> {
 
     /// Copies payload out of the read, as much as there is.
     fn gather(&mut self) -> Result<Gather, WsError> {
+        let message_bytes_max = self.decoder.message_bytes_max as usize;
         let Some(pending) = self.decoder.pending.as_mut() else {
             return Ok(Gather::Starved);
         };
@@ -295,7 +338,13 @@ impl Items<'_> {
         } else {
             &mut pending.message
         };
-        target.extend_from_slice(chunk);
+        // Until the last fragment has begun, the limit is all that is known of the message's size.
+        let most = if header.fin {
+            target.len().saturating_add(left)
+        } else {
+            message_bytes_max
+        };
+        extend(target, chunk, most);
         let have = have + (end - self.at) as u64;
         self.at = end;
         pending.frame = Some((header, have));
@@ -341,6 +390,17 @@ impl Pending {
     }
 }
 
+/// Appends `chunk` to what will be `most` bytes at most. Capacity doubles as usual, so that many small reads or
+/// fragments stay linear, but not beyond `most`; what is only announced never adds any.
+fn extend(target: &mut Vec<u8>, chunk: &[u8], most: usize) {
+    let need = target.len() + chunk.len();
+    if need > target.capacity() {
+        let doubled = (2 * target.capacity()).max(PAYLOAD_BYTES_FIRST);
+        target.reserve_exact(doubled.min(most).max(need) - target.len());
+    }
+    target.extend_from_slice(chunk);
+}
+
 fn item_of(opcode: Opcode, payload: &[u8]) -> Result<Item<'_>, WsError> {
     let text = |bytes| simdutf8::basic::from_utf8(bytes).map_err(|_| WsError::Utf8);
     match opcode {
@@ -350,7 +410,7 @@ fn item_of(opcode: Opcode, payload: &[u8]) -> Result<Item<'_>, WsError> {
         Opcode::Pong => Ok(Item::Pong(payload)),
         Opcode::Close => match payload.split_first_chunk::<2>() {
             None if payload.is_empty() => Ok(Item::Close(None)),
-            None => Err(WsError::CloseCode { code: 0 }),
+            None => Err(WsError::CloseTorn),
             Some((code, reason)) => {
                 let code = u16::from_be_bytes(*code);
                 if !close::may_be_sent(code) {

@@ -2,6 +2,10 @@
 //!
 //! The shell owns sockets and buffers; this module owns the rules: the opening handshake, frame headers,
 //! masking, fragments, control frames, UTF-8, close codes. The decoder gives the same items wherever reads end.
+//!
+//! No extension is ever agreed on, so reserved bits are always wrong. Memory is held only for what a read left
+//! unfinished, and bounded by the limits given to [`Decoder::new`] and by [`handshake::HEAD_BYTES_MAX`]; what
+//! exceeds them ends the connection with a code that says so.
 
 pub mod client;
 pub mod close;
@@ -11,7 +15,7 @@ pub mod header;
 
 use thiserror::Error;
 
-pub use self::close::CloseCode;
+pub use self::close::{CloseCode, close_frame};
 pub use self::decoder::{Decoder, Item, Items, Role};
 pub use self::header::{Opcode, client_frame, server_header, unmask};
 
@@ -70,10 +74,13 @@ pub enum WsError {
     /// Text or close reason is not UTF-8 (section 8.1).
     #[error("text is not UTF-8")]
     Utf8,
-    /// A close frame of one byte, or with a code that must not be sent (section 7.4).
+    /// A close frame whose payload is half of a code (section 5.5.1).
+    #[error("close frame has 1 byte, a code takes 2")]
+    CloseTorn,
+    /// A close frame with a code that must not be sent (section 7.4).
     #[error("close code {code} must not be sent")]
     CloseCode {
-        /// The code; 0 if there was half of one.
+        /// The code.
         code: u16,
     },
 }
