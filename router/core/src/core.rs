@@ -118,6 +118,7 @@ impl RouterCore {
             Input::GatewayGone(boot) => self.gateway_gone(boot, outputs),
             Input::ConnClosed(boot, conn) => self.gates.forget(boot, conn),
             Input::Recovered(recovered) => self.recovered(recovered, outputs),
+            Input::Notice(notice) => self.notice(notice, outputs),
         }
         debug_assert_eq!(
             self.queued_bytes,

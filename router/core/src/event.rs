@@ -95,6 +95,8 @@ pub enum Input {
     ConnClosed(u64, u64),
     /// An outbox row that was there at the start.
     Recovered(Recovered),
+    /// A frame that is not stored goes to these sessions.
+    Notice(crate::notice::Notice),
 }
 
 /// Something the shell must do.

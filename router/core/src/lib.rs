@@ -9,8 +9,10 @@ pub mod append;
 mod core;
 pub mod decide;
 pub mod event;
+mod notice;
 mod outbox;
 mod persist;
 mod publish;
 
 pub use self::core::{RouterCore, RouterMetrics};
+pub use self::notice::Notice;

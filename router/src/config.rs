@@ -1,0 +1,400 @@
+//! Configuration of a router: one TOML file, then `CORELANE__SECTION__KEY`.
+//!
+//! One struct is the checked configuration, the annotated default file and the check. A gateway that embeds a router
+//! fills it from its own configuration. Mistakes are found before a socket opens and name file or variable, key, value
+//! and what is allowed.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+/// Prefix of environment variables that set keys.
+const ENV_PREFIX: &str = "CORELANE__";
+
+/// Everything a router can be told.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouterConfig {
+    /// What this router is and where it listens.
+    pub router: RouterSection,
+    /// Where messages are kept.
+    pub store: StoreSection,
+    /// Logs.
+    pub log: LogSection,
+}
+
+/// What this router is and where it listens.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouterSection {
+    /// Name in logs and links, 1 to 64 bytes. Default `router`.
+    pub node: String,
+    /// Where gateways connect. Default `127.0.0.1:7090`.
+    pub link_listen: SocketAddr,
+    /// Where the HTTP API, metrics and health are served. Default `127.0.0.1:7080`.
+    pub http_listen: SocketAddr,
+    /// Threads. 0: one per CPU, at most 4. More than the CPUs does not help.
+    pub threads: usize,
+    /// Partitions of each gateway's topic, 1 to 64. More spread consumption over more shards. Default 4.
+    pub partitions: u16,
+    /// Demo mode: whoever reaches `http_listen` may mint tokens. Only while that is a loopback address. Default off.
+    pub demo: bool,
+}
+
+impl Default for RouterSection {
+    fn default() -> Self {
+        Self {
+            node: "router".to_owned(),
+            link_listen: SocketAddr::from(([127, 0, 0, 1], 7090)),
+            http_listen: SocketAddr::from(([127, 0, 0, 1], 7080)),
+            threads: 0,
+            partitions: 4,
+            demo: false,
+        }
+    }
+}
+
+/// Where messages are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreSection {
+    /// Directory of the database and the keys; made if missing. Default `data`.
+    pub data_dir: PathBuf,
+    /// What an acknowledgement means.
+    pub durability: Durability,
+    /// Lanes of a new store, a power of two from 8 to 4096; fixed from then on. Default 128.
+    pub lanes: u16,
+}
+
+impl Default for StoreSection {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("data"),
+            durability: Durability::Full,
+            lanes: 128,
+        }
+    }
+}
+
+/// What an acknowledgement means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// It survives a power cut: every commit waits for fdatasync.
+    Full,
+    /// It survives the death of the process, not of the machine. After an unclean start clients sync from the beginning.
+    Os,
+}
+
+/// Logs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSection {
+    /// Least severity that is logged.
+    pub level: LogLevel,
+    /// Form of the lines.
+    pub format: LogFormat,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self {
+            level: LogLevel::Info,
+            format: LogFormat::Json,
+        }
+    }
+}
+
+/// Severity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What needs a person.
+    Error,
+    /// What may need one.
+    Warn,
+    /// Starts, stops, links.
+    Info,
+    /// For developers.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// Its name in filters.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// JSON lines.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// A configuration that cannot be used. Always the operator's to mend.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration file {}: cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A key or value of the file is wrong; the text shows the line and what is allowed.
+    #[error("configuration file {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Line, key, what is allowed.
+        source: Box<toml::de::Error>,
+    },
+    /// An environment variable is wrong.
+    #[error("environment variable {name} = {value}: {problem}")]
+    Variable {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What is allowed.
+        problem: String,
+    },
+    /// A value is out of its range.
+    #[error("configuration: {key} = {value}: not allowed; allowed: {allowed}")]
+    Range {
+        /// Section and key.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+}
+
+/// The annotated default file.
+pub const DEFAULT_FILE: &str = r#"# Corelane router. Every key is shown with its default. A key can also be set by CORELANE__SECTION__KEY in the
+# environment, as in CORELANE__ROUTER__HTTP_LISTEN=0.0.0.0:7080.
+
+[router]
+# Name in logs and links, 1 to 64 bytes.
+node = "router"
+# Where gateways connect.
+link_listen = "127.0.0.1:7090"
+# Where the HTTP API, metrics and health are served.
+http_listen = "127.0.0.1:7080"
+# Threads. 0: one per CPU, at most 4. More than the CPUs does not help.
+threads = 0
+# Partitions of each gateway's topic, 1 to 64. More spread consumption over more shards.
+partitions = 4
+# Demo mode: whoever reaches http_listen may mint tokens. Works only while that is a loopback address.
+demo = false
+
+[store]
+# Directory of the database and the keys; made if missing. Back it up as a whole.
+data_dir = "data"
+# full: an acknowledged message survives a power cut. os: it survives the death of the process, not of the machine;
+# after an unclean start clients sync from the beginning.
+durability = "full"
+# Lanes of a new store, a power of two from 8 to 4096; fixed from then on.
+lanes = 128
+
+[log]
+# error, warn, info, debug or trace.
+level = "info"
+# json for machines, text for people.
+format = "json"
+"#;
+
+impl RouterConfig {
+    /// Reads the configuration from `file` and the environment.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`]: print it and exit; nothing was started.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut table = toml::Table::new();
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+                path: path.to_owned(),
+                source,
+            })?;
+            let wrong = |source| ConfigError::File {
+                path: path.to_owned(),
+                source: Box::new(source),
+            };
+            // From the text, so that a mistake is shown with its line.
+            toml::from_str::<Self>(&text).map_err(wrong)?;
+            table = toml::from_str(&text).map_err(wrong)?;
+        }
+        let mut variables: Vec<_> = environment
+            .filter(|(name, _)| name.starts_with(ENV_PREFIX))
+            .collect();
+        variables.sort();
+        let mut config = Self::from_table(table.clone()).unwrap_or_default();
+        for (name, value) in variables {
+            let wrong = |problem: String| ConfigError::Variable {
+                name: name.clone(),
+                value: value.clone(),
+                problem,
+            };
+            let path = name.trim_start_matches(ENV_PREFIX).to_lowercase();
+            let (section, key) = path
+                .split_once("__")
+                .ok_or_else(|| wrong("names have the form CORELANE__SECTION__KEY".to_owned()))?;
+            let entry = table
+                .entry(section)
+                .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            if let toml::Value::Table(keys) = entry {
+                keys.insert(key.to_owned(), value_of(&value));
+            }
+            config = Self::from_table(table.clone()).map_err(|error| wrong(error.message().to_owned()))?;
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    fn from_table(table: toml::Table) -> Result<Self, toml::de::Error> {
+        Self::deserialize(toml::Value::Table(table))
+    }
+
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Range`].
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let range = |key, value: String, allowed| {
+            Err(ConfigError::Range {
+                key,
+                value,
+                allowed,
+            })
+        };
+        let RouterSection {
+            node,
+            partitions,
+            threads,
+            http_listen,
+            demo,
+            ..
+        } = &self.router;
+        if corelane_protocol::id::NodeId::new(node).is_err() {
+            return range(
+                "router.node",
+                format!("{node:?}"),
+                "1 to 64 bytes without control characters",
+            );
+        }
+        if !(1..=64).contains(partitions) {
+            return range("router.partitions", partitions.to_string(), "1 to 64");
+        }
+        if *threads > 256 {
+            return range("router.threads", threads.to_string(), "0 to 256");
+        }
+        if *demo && !http_listen.ip().is_loopback() {
+            return range(
+                "router.demo",
+                "true".to_owned(),
+                "false, or a loopback address in router.http_listen",
+            );
+        }
+        let lanes = self.store.lanes;
+        if !lanes.is_power_of_two() || !(8..=4096).contains(&lanes) {
+            return range(
+                "store.lanes",
+                lanes.to_string(),
+                "a power of two from 8 to 4096",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A text from the environment as the TOML value it looks like, else as text.
+fn value_of(text: &str) -> toml::Value {
+    let table: Result<toml::Table, _> = format!("value = {text}").parse();
+    table
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, variables: &[(&str, &str)]) -> Result<RouterConfig, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        RouterConfig::load(Some(file.path()), variables).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_default_file_is_the_default() {
+        assert_eq!(load(DEFAULT_FILE, &[]).unwrap(), RouterConfig::default());
+        assert_eq!(load("", &[]).unwrap(), RouterConfig::default());
+    }
+
+    #[test]
+    fn a_wrong_key_or_value_is_named_with_what_is_allowed() {
+        let text = load("[router]\nhttp_lisen = \"127.0.0.1:1\"\n", &[]).unwrap_err();
+        assert!(
+            text.contains("http_lisen") && text.contains("http_listen"),
+            "{text}"
+        );
+        let text = load("[store]\ndurability = \"maybe\"\n", &[]).unwrap_err();
+        assert!(
+            text.contains("durability") && text.contains("maybe") && text.contains("full"),
+            "{text}"
+        );
+        let text = load("[store]\nlanes = 100\n", &[]).unwrap_err();
+        assert!(
+            text.contains("store.lanes = 100") && text.contains("power of two"),
+            "{text}"
+        );
+        let text = load(
+            "[router]\ndemo = true\nhttp_listen = \"0.0.0.0:7080\"\n",
+            &[],
+        )
+        .unwrap_err();
+        assert!(text.contains("loopback"), "{text}");
+    }
+
+    #[test]
+    fn the_environment_wins_and_is_named_when_it_is_wrong() {
+        let config = load(
+            "[router]\nnode = \"a\"\n",
+            &[("CORELANE__ROUTER__NODE", "b")],
+        )
+        .unwrap();
+        assert_eq!(config.router.node, "b");
+        let text = load("", &[("CORELANE__ROUTER__PARTITIONS", "many")]).unwrap_err();
+        assert!(
+            text.contains("CORELANE__ROUTER__PARTITIONS") && text.contains("many"),
+            "{text}"
+        );
+    }
+}

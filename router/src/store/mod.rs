@@ -1,0 +1,168 @@
+//! The store port: where every message is kept.
+//!
+//! An adapter owns durability and transactions; the rules of what is written are the core's (`decide`). Every adapter
+//! runs the same contract tests (`router/tests/store_contract.rs`).
+
+pub mod rows;
+pub mod schema;
+pub mod sqlite;
+mod sync;
+
+use std::future::Future;
+
+use corelane_protocol::frame::body::ConvState;
+use corelane_protocol::id::{AppId, ConvId, Lane, UserId};
+use corelane_router_core::append::{Batch, Committed, Head};
+use thiserror::Error;
+
+/// What a store says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreInfo {
+    /// The cluster that it belongs to, drawn when it was made.
+    pub cluster_id: u64,
+    /// Epoch of the log.
+    pub epoch: u64,
+    /// Lanes, fixed when it was made.
+    pub lanes: u16,
+}
+
+/// Why the store could not answer. By blame: configuration and machine, data, caller.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// It cannot be opened. The text names the file and the fix.
+    #[error("store {path}: {problem}")]
+    Open {
+        /// The file.
+        path: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// What is stored is damaged; it is not served.
+    #[error("store: {what} is damaged: {problem}")]
+    Damaged {
+        /// Which row.
+        what: String,
+        /// How it was noticed.
+        problem: String,
+    },
+    /// A cursor or place that lies behind the end of the log.
+    #[error("the cursor is ahead of the log")]
+    Ahead,
+    /// The cursor is none of this store's.
+    #[error("the cursor was not made by this store")]
+    Cursor,
+    /// The database failed. Try again later; if it stays, see the log.
+    #[error("store failed: {0}")]
+    Failed(String),
+}
+
+/// A range of one conversation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pulled {
+    /// Places and `Message` frames, in order.
+    pub messages: Vec<(u64, Vec<u8>)>,
+    /// Where to go on, or 0.
+    pub next_seq: u64,
+    /// The head.
+    pub head: Head,
+}
+
+/// A page of what changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Synced {
+    /// For the next call.
+    pub cursor: Vec<u8>,
+    /// Whether another page follows.
+    pub more: bool,
+    /// In the order in which they changed.
+    pub conversations: Vec<ConvState>,
+}
+
+/// Members of a group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Place of the last change.
+    pub version: u64,
+    /// In the order of their ids.
+    pub users: Vec<UserId>,
+}
+
+/// A read mark after it was moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadMark {
+    /// Read up to here.
+    pub seq: u64,
+    /// Countable messages up to there.
+    pub n: u64,
+    /// Whether it moved.
+    pub moved: bool,
+}
+
+/// Messages of one commit that may not have been delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxRow {
+    /// The row.
+    pub id: u64,
+    /// The lane.
+    pub lane: Lane,
+    /// Conversations with first and last place.
+    pub entries: Vec<(AppId, ConvId, u64, u64)>,
+}
+
+/// The store.
+pub trait MessageStore: Send + Sync + 'static {
+    /// Cluster, epoch, lanes.
+    fn info(&self) -> StoreInfo;
+
+    /// Stores a batch. `Done` only when it survives whatever the store promises to survive.
+    fn commit(&self, batch: Batch) -> impl Future<Output = Committed> + Send;
+
+    /// Forgets outbox rows, soon. Forgetting to forget publishes again, which is allowed.
+    fn clear_outbox(&self, rows: Vec<u64>);
+
+    /// The outbox rows there are, oldest first, from `after` on.
+    fn outbox(&self, after: u64) -> impl Future<Output = Result<Vec<OutboxRow>, StoreError>> + Send;
+
+    /// Messages from `from` to `to`, at most `limit` and about half a MiB, at least one.
+    fn pull(
+        &self,
+        app: AppId,
+        conv: ConvId,
+        from: u64,
+        to: u64,
+        limit: u16,
+    ) -> impl Future<Output = Result<Pulled, StoreError>> + Send;
+
+    /// Conversations of a user that changed since the cursor; empty for all.
+    fn sync(
+        &self,
+        app: AppId,
+        user: UserId,
+        cursor: Vec<u8>,
+        limit: u16,
+    ) -> impl Future<Output = Result<Synced, StoreError>> + Send;
+
+    /// Members of a group now; version 0 if there is none.
+    fn members(&self, app: AppId, conv: ConvId) -> impl Future<Output = Result<Members, StoreError>> + Send;
+
+    /// Whether a user may read a conversation, and up to which place (`u64::MAX` for a member).
+    fn readable_upto(
+        &self,
+        app: AppId,
+        conv: ConvId,
+        user: UserId,
+    ) -> impl Future<Output = Result<Option<u64>, StoreError>> + Send;
+
+    /// Moves a read mark forward; a place above the head is [`StoreError::Ahead`].
+    fn read(
+        &self,
+        app: AppId,
+        user: UserId,
+        conv: ConvId,
+        seq: u64,
+    ) -> impl Future<Output = Result<ReadMark, StoreError>> + Send;
+
+    /// Why no commit will succeed any more; `None` while all is well.
+    fn poisoned(&self) -> Option<String>;
+}
