@@ -87,11 +87,17 @@ impl Shard {
         let device = std::mem::take(&mut opening.device);
         let bound = claims.device.clone().unwrap_or_else(|| device.clone());
         let is_other_device = !device.is_empty() && device != bound;
-        let is_other_terminal = claims.terminal.is_some_and(|terminal| terminal as u8 != opening.terminal);
+        let is_other_terminal = claims
+            .terminal
+            .is_some_and(|terminal| terminal as u8 != opening.terminal);
         let terminal = opening.terminal;
         if is_other_device || is_other_terminal || bound.len() > corelane_protocol::id::ID_BYTES_MAX {
             self.metrics.admit_refused_tokens += 1;
-            return self.close(id, CloseCode::AuthFailed as u16, "token is for another terminal or device");
+            return self.close(
+                id,
+                CloseCode::AuthFailed as u16,
+                "token is for another terminal or device",
+            );
         }
         let mut session = Session::new(claims.app.0, claims.user.as_str(), terminal, &bound);
         session.issued_at_s = u32::try_from(claims.issued_at_s).unwrap_or(u32::MAX);
@@ -113,7 +119,9 @@ impl Shard {
         let reference = conn.rare.as_ref().map_or(0, |rare| rare.refresh_reference);
         conn.trim();
         let refusal = match (verdict, conn.session.as_mut()) {
-            (Ok(claims), Some(session)) if claims.app.0 == session.app && claims.user.as_str() == session.user() => {
+            (Ok(claims), Some(session))
+                if claims.app.0 == session.app && claims.user.as_str() == session.user() =>
+            {
                 session.expires_at_s = u32::try_from(claims.expires_at_s).unwrap_or(u32::MAX);
                 None
             }
@@ -172,12 +180,24 @@ impl Shard {
         if conn.rare().over_rate > OVER_RATE_MAX {
             return self.close(id, CloseCode::RateLimited as u16, "");
         }
-        let user = conn.session.as_ref().and_then(|session| UserId::new(session.user()).ok());
+        let user = conn
+            .session
+            .as_ref()
+            .and_then(|session| UserId::new(session.user()).ok());
         let text = "more frames per second than allowed";
-        let conv = read::send(frame).ok().zip(user).and_then(|(send, user)| send.target.conv_for(&user).ok());
+        let conv = read::send(frame)
+            .ok()
+            .zip(user)
+            .and_then(|(send, user)| send.target.conv_for(&user).ok());
         match conv {
             Some(conv) if kind == FrameKind::Send => {
-                self.refuse_send(id, frame.reference, crate::forward::key_of(&conv), ErrorCode::RateLimited, text);
+                self.refuse_send(
+                    id,
+                    frame.reference,
+                    crate::forward::key_of(&conv),
+                    ErrorCode::RateLimited,
+                    text,
+                );
             }
             _ => self.reply_error(id, frame.reference, ErrorCode::RateLimited, text),
         }

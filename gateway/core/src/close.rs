@@ -9,7 +9,7 @@ use corelane_protocol::id::ConnId;
 use corelane_protocol::ws::{CloseCode, Opcode, close, server_header};
 
 use crate::event::Output;
-use crate::outbound::Lane;
+use crate::outbound::{Lane, Outbound};
 use crate::shard::Shard;
 use crate::table::{Stage, flag};
 use crate::wheel::{TICK, ticks_in};
@@ -28,8 +28,15 @@ impl Shard {
             Stage::Head => return self.finish(id),
             _ => {}
         }
-        let own = CloseCode::ALL.iter().find(|known| **known as u16 == code).map(|known| known.reason());
-        let reason = if reason.is_empty() { own.unwrap_or("") } else { reason };
+        let own = CloseCode::ALL
+            .iter()
+            .find(|known| **known as u16 == code)
+            .map(|known| known.reason());
+        let reason = if reason.is_empty() {
+            own.unwrap_or("")
+        } else {
+            reason
+        };
         let mut frame = Vec::new();
         close::close_frame(code, reason, &mut frame);
         self.begin_closing(id, &frame);
@@ -73,6 +80,7 @@ impl Shard {
 
     fn begin_closing(&mut self, id: ConnId, frame: &[u8]) {
         self.end_session(id);
+        self.drop_payload(id);
         let due = self.tick + ticks_in(self.config.close);
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -80,10 +88,6 @@ impl Shard {
         conn.stage = Stage::Closing;
         conn.stage_due = due;
         conn.opening = None;
-        if let Some(mut backlog) = conn.out.backlog.take() {
-            self.owned_bytes -= backlog.drop_payload(&mut conn.rare().missed) as u64;
-            conn.out.backlog = Some(backlog);
-        }
         conn.rare = None;
         conn.clear(flag::VERIFYING);
         self.queue_own(id, Lane::Control, &[frame]);
@@ -126,7 +130,7 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        let mut out = std::mem::replace(&mut conn.out, crate::outbound::Outbound::EMPTY);
+        let mut out = std::mem::replace(&mut conn.out, Outbound::EMPTY);
         self.empty_queue(&mut out);
         self.forget_address(id);
         self.wheel.disarm(id.slot());

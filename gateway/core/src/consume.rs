@@ -74,7 +74,12 @@ impl Shard {
         }
         let shards = self.config.shards.max(1);
         for partition in (0..self.link.partitions()).filter(|partition| partition % shards == self.shard) {
-            if !self.consumer.partitions.iter().any(|known| known.partition == partition) {
+            if !self
+                .consumer
+                .partitions
+                .iter()
+                .any(|known| known.partition == partition)
+            {
                 self.consumer.partitions.push(Partition {
                     partition,
                     next: 0,
@@ -112,7 +117,12 @@ impl Shard {
     /// Records of one partition.
     pub(crate) fn take_batch(&mut self, batch: &ArchivedBusBatch) {
         let partition = batch.partition.to_native();
-        let Some(at) = self.consumer.partitions.iter().position(|known| known.partition == partition) else {
+        let Some(at) = self
+            .consumer
+            .partitions
+            .iter()
+            .position(|known| known.partition == partition)
+        else {
             return;
         };
         let from = batch.from.to_native();
@@ -165,7 +175,11 @@ impl Shard {
             }
         }
         let is_message = |frame: &[u8]| kind_of(frame) == FrameKind::Message as u16;
-        let messages = record.frames.iter().filter(|frame| is_message(&frame.frame)).count();
+        let messages = record
+            .frames
+            .iter()
+            .filter(|frame| is_message(&frame.frame))
+            .count();
         self.metrics.consume_messages += messages as u64;
         let expires_ms = record.expires_ms.to_native();
         if expires_ms != 0 && expires_ms < self.now.wall_ms {
@@ -242,7 +256,8 @@ impl Shard {
     fn resync_gateway(&mut self) {
         self.resync_all();
         for shard in (0..self.config.shards).filter(|shard| *shard != self.shard) {
-            self.outputs.push(Output::ToShard(shard, ShardMessage::OverflowedAll));
+            self.outputs
+                .push(Output::ToShard(shard, ShardMessage::OverflowedAll));
         }
     }
 

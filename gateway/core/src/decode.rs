@@ -6,7 +6,9 @@
 //! was already read is held, at most [`HELD_BYTES_MAX`]; beyond that it is closed with 4006.
 
 use corelane_protocol::frame::error::ErrorCode;
-use corelane_protocol::frame::{Frame, FrameError, FrameKind, HEADER_BYTES, body, extension, flag as frame_flag};
+use corelane_protocol::frame::{
+    Frame, FrameError, FrameKind, HEADER_BYTES, body, extension, flag as frame_flag,
+};
 use corelane_protocol::id::ConnId;
 use corelane_protocol::limits::SEND_WINDOW;
 use corelane_protocol::ws::{CloseCode, Item, Opcode, server_header};
@@ -61,7 +63,11 @@ impl Shard {
         let rare = conn.rare();
         if rare.held_bytes() + bytes.len() > limit {
             *rare = Default::default();
-            let code = if limit == HELD_BYTES_MAX { CloseCode::RateLimited } else { CloseCode::Malformed };
+            let code = if limit == HELD_BYTES_MAX {
+                CloseCode::RateLimited
+            } else {
+                CloseCode::Malformed
+            };
             return self.close(id, code as u16, "more bytes than may be sent ahead");
         }
         rare.held.drain(..rare.held_at);
@@ -108,7 +114,12 @@ impl Shard {
             let Some(conn) = self.conns.get_mut(id) else {
                 return;
             };
-            if left > 0 && matches!(conn.stage, Stage::Live | Stage::Echo | Stage::Verifying | Stage::Claiming) {
+            if left > 0
+                && matches!(
+                    conn.stage,
+                    Stage::Live | Stage::Echo | Stage::Verifying | Stage::Claiming
+                )
+            {
                 let rare = conn.rare();
                 rare.held_at = held.len() - left;
                 rare.held = held;
@@ -132,17 +143,28 @@ impl Shard {
         let queue_bytes_max = self.config.queue_bytes_max as usize;
         match conn.stage {
             Stage::Live => {
-                let (sends, requests) =
-                    conn.forwarding.as_ref().map_or((0, 0), |forwarding| forwarding.outstanding());
+                let (sends, requests) = conn
+                    .forwarding
+                    .as_ref()
+                    .map_or((0, 0), |forwarding| forwarding.outstanding());
                 conn.has(flag::VERIFYING)
                     || sends >= usize::from(SEND_WINDOW)
                     || requests >= REQUEST_WINDOW
                     || conn.out.unasked_bytes() > queue_bytes_max
-                    || conn.out.backlog.as_ref().is_some_and(|backlog| backlog.control_bytes() > CONTROL_BYTES_MAX)
+                    || conn
+                        .out
+                        .backlog
+                        .as_ref()
+                        .is_some_and(|backlog| backlog.control_bytes() > CONTROL_BYTES_MAX)
             }
             Stage::Echo => conn.out.queued_bytes() > queue_bytes_max,
             Stage::Hello | Stage::Closing => false,
-            Stage::Free | Stage::Head | Stage::Upgrading | Stage::Verifying | Stage::Claiming | Stage::Closed => true,
+            Stage::Free
+            | Stage::Head
+            | Stage::Upgrading
+            | Stage::Verifying
+            | Stage::Claiming
+            | Stage::Closed => true,
         }
     }
 
@@ -184,7 +206,11 @@ impl Shard {
             (_, Item::Close(said)) => self.client_closes(id, said.map(|(code, _)| code)),
             (Stage::Closing, _) | (_, Item::Pong(_)) => {}
             (_, Item::Ping(payload)) => {
-                self.queue_own(id, Lane::Control, &[&server_header(Opcode::Pong, payload.len(), true), payload]);
+                self.queue_own(
+                    id,
+                    Lane::Control,
+                    &[&server_header(Opcode::Pong, payload.len(), true), payload],
+                );
             }
             (Stage::Echo, Item::Text(text)) => self.echo(id, Opcode::Text, text.as_bytes()),
             (Stage::Echo, Item::Binary(bytes)) => self.echo(id, Opcode::Binary, bytes),
@@ -195,7 +221,11 @@ impl Shard {
     }
 
     fn echo(&mut self, id: ConnId, opcode: Opcode, payload: &[u8]) {
-        self.queue_own(id, Lane::Messages, &[&server_header(opcode, payload.len(), true), payload]);
+        self.queue_own(
+            id,
+            Lane::Messages,
+            &[&server_header(opcode, payload.len(), true), payload],
+        );
     }
 
     /// A JSON text: answered as a frame is, once it has become one.
@@ -205,7 +235,7 @@ impl Shard {
             Ok(None) => self.metrics.decode_frames += 1,
             Err((reference, error)) => {
                 self.metrics.decode_frames += 1;
-                self.refuse_frame(id, reference, &error);
+                self.refuse_frame(id, Some(reference), &error);
             }
         }
     }
@@ -223,9 +253,13 @@ impl Shard {
                 return self.refuse_frame(id, reference, &error);
             }
         };
-        let critical = frame.extensions().find(|known| known.number & extension::CRITICAL != 0);
+        let critical = frame
+            .extensions()
+            .find(|known| known.number & extension::CRITICAL != 0);
         if let Some(critical) = critical {
-            let error = FrameError::CriticalExtension { number: critical.number };
+            let error = FrameError::CriticalExtension {
+                number: critical.number,
+            };
             return self.refuse_frame(id, Some(frame.reference), &error);
         }
         let stage = self.conns.get(id).map(|conn| conn.stage);
@@ -243,7 +277,13 @@ impl Shard {
         }
     }
 
-    fn take_known(&mut self, id: ConnId, kind: FrameKind, frame: &Frame<'_>, bytes: &[u8]) -> Result<(), FrameError> {
+    fn take_known(
+        &mut self,
+        id: ConnId,
+        kind: FrameKind,
+        frame: &Frame<'_>,
+        bytes: &[u8],
+    ) -> Result<(), FrameError> {
         if !self.is_within_rate(id) {
             self.refuse_for_rate(id, kind, frame);
             return Ok(());
@@ -265,7 +305,12 @@ impl Shard {
             FrameKind::RefreshToken => self.refresh_token(id, frame),
             FrameKind::JoinRoom | FrameKind::LeaveRoom => {
                 frame.access::<body::ArchivedRoom>()?;
-                self.reply_error(id, frame.reference, ErrorCode::Unsupported, "rooms are not served here");
+                self.reply_error(
+                    id,
+                    frame.reference,
+                    ErrorCode::Unsupported,
+                    "rooms are not served here",
+                );
                 Ok(())
             }
             FrameKind::Hello => Err(FrameError::Field {
@@ -284,7 +329,9 @@ impl Shard {
             (_, FrameError::Version { .. }) => {
                 self.close(id, CloseCode::ProtocolVersion as u16, &error.to_string());
             }
-            (Some(reference), _) if !opening => self.reply_error(id, reference, code_of(error), &error.to_string()),
+            (Some(reference), _) if !opening => {
+                self.reply_error(id, reference, code_of(error), &error.to_string())
+            }
             _ => self.close(id, CloseCode::Malformed as u16, &error.to_string()),
         }
     }

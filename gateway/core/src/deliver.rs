@@ -15,7 +15,7 @@ use corelane_protocol::id::ConnId;
 use corelane_protocol::ws::{Opcode, server_header};
 
 use crate::encoding;
-use crate::outbound::Lane;
+use crate::outbound::{Backlog, Lane};
 use crate::shard::{Arenas, Shard};
 use crate::table::{Conn, Stage, flag};
 use crate::wheel::ticks_in;
@@ -31,19 +31,23 @@ pub(crate) struct Encoded {
 }
 
 impl Encoded {
-    fn span(&mut self, is_json: bool, frame: &[u8], arenas: &mut Arenas) -> Span {
-        if is_json {
-            let text = self.text.get_or_insert_with(|| {
-                let text = encoding::to_json(frame);
-                arenas.texts.push(&[&server_header(Opcode::Text, text.len(), true), text.as_bytes()])
-            });
-            text.clone()
+    /// The frame in one encoding; `None` if it has no JSON form, which a JSON client skips like any unknown frame.
+    fn span(&mut self, is_json: bool, frame: &[u8], arenas: &mut Arenas) -> Option<Span> {
+        let (span, arena, opcode) = if is_json {
+            (&mut self.text, &mut arenas.texts, Opcode::Text)
         } else {
-            let span = self.frame.get_or_insert_with(|| {
-                arenas.frames.push(&[&server_header(Opcode::Binary, frame.len(), true), frame])
-            });
-            span.clone()
+            (&mut self.frame, &mut arenas.frames, Opcode::Binary)
+        };
+        if span.is_none() {
+            let text = if is_json {
+                Some(encoding::to_json(frame)?)
+            } else {
+                None
+            };
+            let bytes = text.as_deref().unwrap_or(frame);
+            *span = Some(arena.push(&[&server_header(opcode, bytes.len(), true), bytes]));
         }
+        span.clone()
     }
 }
 
@@ -111,7 +115,7 @@ impl Shard {
             let place = is_message.then(|| (record.conv.as_slice(), frame.seq.to_native()));
             if welcome {
                 let span = encoded.span(is_json, &frame.frame, &mut self.arenas);
-                if self.queue_shared(id, lane, &span, place) {
+                if span.is_some_and(|span| self.queue_shared(id, lane, &span, place)) {
                     self.metrics.deliver_messages += u64::from(is_message);
                 }
             } else {
@@ -134,7 +138,13 @@ impl Shard {
     }
 
     /// Queues a frame that others share. Returns whether it will leave.
-    pub(crate) fn queue_shared(&mut self, id: ConnId, lane: Lane, span: &Span, place: Option<Place<'_>>) -> bool {
+    pub(crate) fn queue_shared(
+        &mut self,
+        id: ConnId,
+        lane: Lane,
+        span: &Span,
+        place: Option<Place<'_>>,
+    ) -> bool {
         if !self.is_room_for(id, lane, span.len()) {
             if lane != Lane::Control {
                 self.miss(id, place);
@@ -145,7 +155,10 @@ impl Shard {
             return false;
         };
         if !conn.out.share(span) {
-            let backlog = conn.out.backlog.get_or_insert_with(|| self.backlogs.pop().unwrap_or_default());
+            let backlog = conn
+                .out
+                .backlog
+                .get_or_insert_with(|| self.backlogs.pop().unwrap_or_default());
             backlog.push_span(lane, span);
             if let Some((conv, seq)) = place {
                 backlog.note(conv, seq);
@@ -188,9 +201,10 @@ impl Shard {
         }
         self.metrics.deliver_frames += 1;
         if conn.has(flag::JSON) {
-            let text = encoding::to_json(frame);
-            let header = server_header(Opcode::Text, text.len(), true);
-            self.queue_own(id, lane, &[&header, text.as_bytes()]);
+            if let Some(text) = encoding::to_json(frame) {
+                let header = server_header(Opcode::Text, text.len(), true);
+                self.queue_own(id, lane, &[&header, &text]);
+            }
         } else {
             let header = server_header(Opcode::Binary, frame.len(), true);
             self.queue_own(id, lane, &[&header, frame]);
@@ -231,7 +245,11 @@ impl Shard {
             time_ms,
             server_time_ms: self.now.wall_ms,
         };
-        self.reply(id, Lane::Control, &frame::encode(FrameKind::Pong, reference, &pong));
+        self.reply(
+            id,
+            Lane::Control,
+            &frame::encode(FrameKind::Pong, reference, &pong),
+        );
     }
 
     /// Whether a frame may be queued; if there is no room, the connection is demoted.
@@ -278,10 +296,7 @@ impl Shard {
             return;
         }
         conn.set(flag::DEMOTED);
-        if let Some(mut backlog) = conn.out.backlog.take() {
-            self.owned_bytes -= backlog.drop_payload(&mut conn.rare().missed) as u64;
-            conn.out.backlog = Some(backlog);
-        }
+        self.drop_payload(id);
         self.metrics.deliver_demotions += 1;
         self.metrics.demoted += 1;
         self.wheel.arm_by(id.slot(), due);
@@ -306,7 +321,10 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.stage == Stage::Live) else {
             return;
         };
-        let told = conn.rare.as_mut().and_then(|rare| rare.missed.take_frame(spread_ms));
+        let told = conn
+            .rare
+            .as_mut()
+            .and_then(|rare| rare.missed.take_frame(spread_ms));
         conn.trim();
         if let Some((frame, is_resync)) = told {
             self.metrics.deliver_resyncs += u64::from(is_resync);
@@ -317,7 +335,10 @@ impl Shard {
 
     /// Another shard had something for this connection and found no room in the inbox.
     pub(crate) fn overflowed(&mut self, id: ConnId) {
-        let known = self.conns.get_mut(id).filter(|conn| matches!(conn.stage, Stage::Live | Stage::Claiming));
+        let known = self
+            .conns
+            .get_mut(id)
+            .filter(|conn| matches!(conn.stage, Stage::Live | Stage::Claiming));
         if let Some(conn) = known {
             conn.rare().missed.overflow();
             self.demote(id);
@@ -337,12 +358,7 @@ impl Shard {
     }
 }
 
-fn push_to_backlog(
-    conn: &mut Conn,
-    pool: &mut Vec<Box<crate::outbound::Backlog>>,
-    lane: Lane,
-    parts: &[&[u8]],
-) {
+fn push_to_backlog(conn: &mut Conn, pool: &mut Vec<Box<Backlog>>, lane: Lane, parts: &[&[u8]]) {
     conn.out
         .backlog
         .get_or_insert_with(|| pool.pop().unwrap_or_default())

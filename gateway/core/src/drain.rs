@@ -59,17 +59,26 @@ impl Shard {
     /// Goes on, if it is draining.
     pub(crate) fn tend_drain(&mut self) {
         let now = self.now.mono;
-        let Some(started) = self.drain.started.filter(|_| !self.drain.is_over && self.drain.step_at <= now) else {
+        let Some(started) = self
+            .drain
+            .started
+            .filter(|_| !self.drain.is_over && self.drain.step_at <= now)
+        else {
             return;
         };
         self.drain.step_at = now + PACE;
         let (elapsed, whole) = (now.saturating_sub(started), self.config.drain);
         if elapsed < whole {
             // Slots that are first used from here on are told when they are accepted.
-            let share = u128::from(self.conns.slots()) * (elapsed + PACE).as_millis() / whole.as_millis().max(1);
+            let share =
+                u128::from(self.conns.slots()) * (elapsed + PACE).as_millis() / whole.as_millis().max(1);
             return self.tell_to_go(share as u32, whole - elapsed);
         }
-        let until = self.drain.closed.saturating_add(CLOSE_SLOTS).min(self.conns.slots());
+        let until = self
+            .drain
+            .closed
+            .saturating_add(CLOSE_SLOTS)
+            .min(self.conns.slots());
         for slot in self.drain.closed..until {
             if let Some(id) = self.conns.id_at(slot) {
                 self.close(id, CloseCode::Draining as u16, "");
@@ -116,7 +125,9 @@ impl Shard {
                 });
                 self.flush_link();
             }
-            Some(left_at) if !self.link.is_established() || self.link.is_quiet() || now >= left_at + LEAVE_MAX => {
+            Some(left_at)
+                if !self.link.is_established() || self.link.is_quiet() || now >= left_at + LEAVE_MAX =>
+            {
                 self.drain.is_over = true;
                 self.outputs.push(Output::Drained);
             }

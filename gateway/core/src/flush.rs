@@ -52,7 +52,11 @@ impl Shard {
                 backlog.take(&mut self.scratch, SEND_BYTES);
                 let copied = before - backlog.len();
                 // Few bytes of several kinds: one send of a copy beats two sends.
-                let span = if copied == 0 { span } else { self.arenas.own.push(&[&self.scratch]) };
+                let span = if copied == 0 {
+                    span
+                } else {
+                    self.arenas.own.push(&[&self.scratch])
+                };
                 Some((span, copied))
             }
             (_, Some(backlog)) => {
@@ -106,6 +110,22 @@ impl Shard {
             Some(Stage::Upgrading) => self.upgraded(id),
             Some(_) => self.unblock(id),
             None => {}
+        }
+    }
+
+    /// Drops all payload that waits for a connection; the places of its messages are noted as missed.
+    pub(crate) fn drop_payload(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let Some(mut backlog) = conn.out.backlog.take() else {
+            return;
+        };
+        self.owned_bytes -= backlog.drop_payload(&mut conn.rare().missed) as u64;
+        if backlog.len() == 0 {
+            recycle(&mut self.backlogs, backlog);
+        } else {
+            conn.out.backlog = Some(backlog);
         }
     }
 

@@ -123,7 +123,12 @@ struct Outgoing<'a> {
 
 impl Shard {
     /// A `Send`.
-    pub(crate) fn forward_send(&mut self, id: ConnId, frame: &Frame<'_>, bytes: &[u8]) -> Result<(), FrameError> {
+    pub(crate) fn forward_send(
+        &mut self,
+        id: ConnId,
+        frame: &Frame<'_>,
+        bytes: &[u8],
+    ) -> Result<(), FrameError> {
         need_reference(frame)?;
         let send = read::send(frame)?;
         let Some((app, user)) = self.sender(id) else {
@@ -141,7 +146,13 @@ impl Shard {
         }
         let Some(lanes) = self.link.lanes() else {
             self.metrics.forward_unavailable += 1;
-            self.refuse_send(id, frame.reference, key, ErrorCode::Unavailable, "no router can be reached");
+            self.refuse_send(
+                id,
+                frame.reference,
+                key,
+                ErrorCode::Unavailable,
+                "no router can be reached",
+            );
             return Ok(());
         };
         let outgoing = Outgoing {
@@ -194,7 +205,12 @@ impl Shard {
         let Some(lanes) = self.link.lanes() else {
             self.metrics.forward_unavailable += 1;
             if frame.reference != 0 {
-                self.reply_error(id, frame.reference, ErrorCode::Unavailable, "no router can be reached");
+                self.reply_error(
+                    id,
+                    frame.reference,
+                    ErrorCode::Unavailable,
+                    "no router can be reached",
+                );
             }
             return Ok(());
         };
@@ -241,7 +257,14 @@ impl Shard {
             });
         } else {
             let deadline = self.config.send_deadline;
-            self.write(id, outgoing.lane, outgoing.reference, deadline, outgoing.conv.is_some(), outgoing.frame);
+            self.write(
+                id,
+                outgoing.lane,
+                outgoing.reference,
+                deadline,
+                outgoing.conv.is_some(),
+                outgoing.frame,
+            );
         }
         if is_awaited || waits {
             let since = self.tick;
@@ -271,7 +294,15 @@ impl Shard {
     }
 
     /// Writes a frame into the link's batch. There is credit for it.
-    fn write(&mut self, id: ConnId, lane: StoreLane, reference: u32, left: Duration, is_send: bool, frame: &[u8]) {
+    fn write(
+        &mut self,
+        id: ConnId,
+        lane: StoreLane,
+        reference: u32,
+        left: Duration,
+        is_send: bool,
+        frame: &[u8],
+    ) {
         let Some(session) = self.conns.get(id).and_then(|conn| conn.session.as_ref()) else {
             return;
         };
@@ -303,14 +334,26 @@ impl Shard {
                 .conns
                 .get_mut(id)
                 .and_then(|conn| conn.forwarding.as_mut())
-                .and_then(|forwarding| forwarding.unanswered.iter_mut().find(|each| each.ticket == ticket));
+                .and_then(|forwarding| {
+                    forwarding
+                        .unanswered
+                        .iter_mut()
+                        .find(|each| each.ticket == ticket)
+                });
             // Its connection is gone, or it was answered when its gate closed.
             let Some(entry) = entry else {
                 continue;
             };
             entry.waits = false;
             let left = deferred.due.saturating_sub(self.now.mono);
-            self.write(id, deferred.lane, deferred.reference, left, deferred.is_send, &deferred.frame);
+            self.write(
+                id,
+                deferred.lane,
+                deferred.reference,
+                left,
+                deferred.is_send,
+                &deferred.frame,
+            );
             let is_awaited = deferred.is_send || awaits_answer(kind_of(&deferred.frame));
             if !is_awaited {
                 self.forget(id, |each| each.ticket == ticket);
@@ -321,14 +364,24 @@ impl Shard {
     /// Refuses what has waited for credit too long, and gives up on routers that do not answer.
     pub(crate) fn expire_forwarded(&mut self) {
         let now = self.now.mono;
-        while self.waiting.queue.front().is_some_and(|deferred| deferred.due <= now) {
+        while self
+            .waiting
+            .queue
+            .front()
+            .is_some_and(|deferred| deferred.due <= now)
+        {
             let Some(deferred) = self.waiting.queue.pop_front() else {
                 return;
             };
             self.waiting.bytes -= deferred.frame.len();
             if let Some(expired) = self.forget(deferred.id, |each| each.ticket == deferred.ticket) {
                 self.metrics.forward_overloaded += 1;
-                self.refuse(deferred.id, expired, ErrorCode::Overloaded, "the router takes no more");
+                self.refuse(
+                    deferred.id,
+                    expired,
+                    ErrorCode::Overloaded,
+                    "the router takes no more",
+                );
             }
         }
         if self.waiting.active.is_empty() || now < self.waiting.sweep_at {
@@ -403,7 +456,9 @@ impl Shard {
         }
         match kind {
             _ if is_answer => self.reply(id, Lane::Control, frame),
-            Some(FrameKind::SyncPage | FrameKind::PullPage | FrameKind::Presence) => self.reply_page(id, frame),
+            Some(FrameKind::SyncPage | FrameKind::PullPage | FrameKind::Presence) => {
+                self.reply_page(id, frame)
+            }
             Some(FrameKind::Typing) => self.reply_payload(id, Lane::Transient, frame),
             Some(FrameKind::Call) => self.reply_payload(id, Lane::Calls, frame),
             Some(FrameKind::Message) => self.reply_payload(id, Lane::Messages, frame),
@@ -433,7 +488,11 @@ impl Shard {
             self.reply_error(id, behind.reference, ErrorCode::GateClosed, text);
         }
         if gates > GATES_MAX {
-            self.close(id, CloseCode::Overloaded as u16, "too many conversations wait for a restart");
+            self.close(
+                id,
+                CloseCode::Overloaded as u16,
+                "too many conversations wait for a restart",
+            );
         }
     }
 
@@ -482,7 +541,8 @@ impl Shard {
 
     /// Frees the box once the connection waits for nothing.
     fn trim_forwarding(&mut self, id: ConnId) {
-        let is_empty = |conn: &crate::table::Conn| conn.forwarding.as_ref().is_some_and(|each| each.is_empty());
+        let is_empty =
+            |conn: &crate::table::Conn| conn.forwarding.as_ref().is_some_and(|each| each.is_empty());
         if self.conns.get(id).is_some_and(is_empty) {
             self.drop_forwarding(id);
         }

@@ -5,7 +5,9 @@
 //! A request that cannot become a WebSocket gets an HTTP answer and is closed.
 
 use corelane_protocol::id::ConnId;
-use corelane_protocol::ws::handshake::{HeadStatus, HandshakeError, Upgrade, parse_upgrade, reject, scan_head};
+use corelane_protocol::ws::handshake::{
+    HandshakeError, HeadStatus, Upgrade, parse_upgrade, reject, scan_head,
+};
 
 use crate::encoding;
 use crate::outbound::Lane;
@@ -83,17 +85,24 @@ impl Shard {
     fn admission(&self, upgrade: &Upgrade) -> Result<Admission, HandshakeError> {
         if let Some(origin) = &upgrade.origin
             && !self.config.origins.is_empty()
-            && !self.config.origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
+            && !self
+                .config
+                .origins
+                .iter()
+                .any(|allowed| allowed.eq_ignore_ascii_case(origin))
         {
             return Err(HandshakeError::Origin);
         }
         match upgrade.path.as_str() {
             PATH => {
-                let spoken = upgrade.subprotocols.iter().find_map(|offered| match offered.as_str() {
-                    SUBPROTOCOL_RKYV => Some(SUBPROTOCOL_RKYV),
-                    SUBPROTOCOL_JSON if encoding::HAS_JSON => Some(SUBPROTOCOL_JSON),
-                    _ => None,
-                });
+                let spoken = upgrade
+                    .subprotocols
+                    .iter()
+                    .find_map(|offered| match offered.as_str() {
+                        SUBPROTOCOL_RKYV => Some(SUBPROTOCOL_RKYV),
+                        SUBPROTOCOL_JSON => Some(SUBPROTOCOL_JSON),
+                        _ => None,
+                    });
                 let subprotocol =
                     spoken.ok_or(HandshakeError::Subprotocol("corelane.rkyv.v1, corelane.json.v1"))?;
                 Ok(Admission {
@@ -105,7 +114,11 @@ impl Shard {
                 subprotocol: None,
                 echo: true,
             }),
-            _ => Err(HandshakeError::Path(if self.config.echo { "/ws, /echo" } else { "/ws" })),
+            _ => Err(HandshakeError::Path(if self.config.echo {
+                "/ws, /echo"
+            } else {
+                "/ws"
+            })),
         }
     }
 

@@ -2,10 +2,10 @@
 //!
 //! A sweep visits every slot, so with many connections it is made rarely; the cheap facts are checked each time.
 
+use crate::decode::HELD_BYTES_MAX;
 use crate::outbound::Sending;
 use crate::shard::Shard;
 use crate::table::{OPENING_BYTES_MAX, Stage, flag};
-use crate::decode::HELD_BYTES_MAX;
 
 impl Shard {
     /// Checks; in release builds does nothing.
@@ -15,7 +15,11 @@ impl Shard {
         }
         self.inputs += 1;
         assert!(self.unblocked.is_empty(), "what could be read was read");
-        let pace = if self.conns.slots() <= 1024 && self.conns.len() <= 64 { 8 } else { 16 * u64::from(self.conns.slots()) };
+        let pace = if self.conns.slots() <= 1024 && self.conns.len() <= 64 {
+            8
+        } else {
+            16 * u64::from(self.conns.slots())
+        };
         if self.inputs.is_multiple_of(pace.max(1)) {
             self.sweep();
         }
@@ -32,22 +36,54 @@ impl Shard {
             active += usize::from(conn.forwarding.is_some());
             let live = conn.stage == Stage::Live;
             sessions += usize::from(live);
-            assert!(!live || conn.session.is_some(), "{id:?} is live, so somebody is logged in");
-            assert!(live || !conn.has(flag::DEMOTED), "only live connections are demoted");
+            assert!(
+                !live || conn.session.is_some(),
+                "{id:?} is live, so somebody is logged in"
+            );
+            assert!(
+                live || !conn.has(flag::DEMOTED),
+                "only live connections are demoted"
+            );
             assert!(live || conn.forwarding.is_none(), "only live connections forward");
             assert!(
-                !matches!(conn.out.sending, Sending::Ready(_)) || conn.has(flag::LISTED) || conn.stage == Stage::Closed,
+                !matches!(conn.out.sending, Sending::Ready(_))
+                    || conn.has(flag::LISTED)
+                    || conn.stage == Stage::Closed,
                 "{id:?} is ready, so it is listed"
             );
-            assert!(conn.out.backlog.as_ref().is_none_or(|backlog| backlog.len() > 0 || conn.has(flag::LISTED)));
-            let held_max = if live || conn.stage == Stage::Echo { HELD_BYTES_MAX } else { OPENING_BYTES_MAX.max(4096) };
-            assert!(conn.stage == Stage::Head || conn.held_bytes() <= held_max, "{id:?} holds no more than its bound");
+            assert!(
+                conn.out
+                    .backlog
+                    .as_ref()
+                    .is_none_or(|backlog| backlog.len() > 0 || conn.has(flag::LISTED))
+            );
+            let held_max = if live || conn.stage == Stage::Echo {
+                HELD_BYTES_MAX
+            } else {
+                OPENING_BYTES_MAX.max(4096)
+            };
+            assert!(
+                conn.stage == Stage::Head || conn.held_bytes() <= held_max,
+                "{id:?} holds no more than its bound"
+            );
             let due = self.wheel.due(id.slot());
-            assert!(due.is_some() || conn.stage == Stage::Closed, "{id:?} in {:?} has a timer", conn.stage);
+            assert!(
+                due.is_some() || conn.stage == Stage::Closed,
+                "{id:?} in {:?} has a timer",
+                conn.stage
+            );
         }
         assert_eq!(count, self.conns.len(), "connections are counted right");
-        assert_eq!(sessions, self.conns.sessions(), "exactly the live ones are indexed");
+        assert_eq!(
+            sessions,
+            self.conns.sessions(),
+            "exactly the live ones are indexed"
+        );
         assert_eq!(owned, self.owned_bytes, "queued bytes are counted right");
-        assert_eq!(active, self.waiting.active(), "every window is in the list of windows");
+        assert_eq!(
+            active,
+            self.waiting.active(),
+            "every window is in the list of windows"
+        );
     }
 }

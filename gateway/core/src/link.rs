@@ -32,9 +32,15 @@ const ADDRESSES_MAX: usize = 256;
 /// How far the link is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Down { retry_at: Duration },
-    Connecting { since: Duration },
-    Open { since: Duration },
+    Down {
+        retry_at: Duration,
+    },
+    Connecting {
+        since: Duration,
+    },
+    Open {
+        since: Duration,
+    },
     /// The shell was told to close it; `LinkClosed` is awaited.
     Closing,
 }
@@ -77,12 +83,16 @@ impl Link {
     }
 
     pub(crate) fn is_established(&self) -> bool {
-        matches!(self.state, State::Open { .. }) && self.codec.as_ref().is_some_and(|codec| codec.is_established())
+        matches!(self.state, State::Open { .. })
+            && self.codec.as_ref().is_some_and(|codec| codec.is_established())
     }
 
     /// Lanes of the store, while there is a link.
     pub(crate) fn lanes(&self) -> Option<u16> {
-        self.router.as_ref().filter(|_| self.is_established()).map(|router| router.lanes)
+        self.router
+            .as_ref()
+            .filter(|_| self.is_established())
+            .map(|router| router.lanes)
     }
 
     /// Epoch of the log, as last heard.
@@ -104,17 +114,23 @@ impl Link {
 
     /// Whether a frame of `bytes` has credit.
     pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
-        self.codec.as_ref().is_some_and(|codec| codec.is_established() && codec.has_room_for(bytes))
+        self.codec
+            .as_ref()
+            .is_some_and(|codec| codec.is_established() && codec.has_room_for(bytes))
     }
 
     /// Writes a record that needs credit.
     pub(crate) fn write(&mut self, record: &Record<'_>) -> bool {
-        self.codec.as_mut().is_some_and(|codec| codec.push(record).is_ok())
+        self.codec
+            .as_mut()
+            .is_some_and(|codec| codec.push(record).is_ok())
     }
 
     /// Whether everything has left.
     pub(crate) fn is_quiet(&self) -> bool {
-        !self.in_flight && self.outbox.is_empty() && self.codec.as_ref().is_none_or(|codec| !codec.has_output())
+        !self.in_flight
+            && self.outbox.is_empty()
+            && self.codec.as_ref().is_none_or(|codec| !codec.has_output())
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
@@ -130,7 +146,8 @@ impl Link {
     fn retry_pause(&self, first: Duration) -> Duration {
         let pause = first.saturating_mul(1 << self.attempts.min(8)).min(RETRY_MAX);
         // Shards of one gateway, and gateways that lost the same router, do not come back in step.
-        let spread = content_hash(&[self.shard.to_le_bytes(), (self.id.0 as u16).to_le_bytes()].concat()) % 512;
+        let spread =
+            content_hash(&[self.shard.to_le_bytes(), (self.id.0 as u16).to_le_bytes()].concat()) % 512;
         pause / 2 + pause / 1024 * spread as u32
     }
 }
@@ -295,7 +312,8 @@ impl Shard {
                 }
             }
             Some(RecordKind::Renewed) => {
-                let is_dead = frame::access::<ArchivedRenewed>(record.body).is_ok_and(|renewed| !renewed.alive);
+                let is_dead =
+                    frame::access::<ArchivedRenewed>(record.body).is_ok_and(|renewed| !renewed.alive);
                 if is_dead {
                     // The registry gave the routes away: they are all claimed again.
                     self.claim_all(true);
@@ -343,6 +361,7 @@ impl Shard {
         self.scratch.clear();
         codec.output(&mut self.scratch);
         link.in_flight = true;
-        self.outputs.push(Output::LinkSend(link.id, Span::copied_from(&self.scratch)));
+        self.outputs
+            .push(Output::LinkSend(link.id, Span::copied_from(&self.scratch)));
     }
 }

@@ -39,7 +39,12 @@ impl Numbers {
             self.close_up();
             return Taken::New { gap: 0 };
         }
-        let below = self.ahead.range(..number).next_back().copied().unwrap_or(self.done);
+        let below = self
+            .ahead
+            .range(..number)
+            .next_back()
+            .copied()
+            .unwrap_or(self.done);
         self.ahead.insert(number);
         if self.ahead.len() > AHEAD_MAX {
             self.done = self.ahead.last().copied().unwrap_or(number);
@@ -103,7 +108,9 @@ mod tests {
     #[test]
     fn a_gap_that_is_never_filled_is_given_up() {
         let mut numbers = Numbers::default();
-        let lost = (2..).map(|number| numbers.take(number)).position(|taken| taken == Taken::Lost);
+        let lost = (2..)
+            .map(|number| numbers.take(number))
+            .position(|taken| taken == Taken::Lost);
         assert_eq!(lost, Some(AHEAD_MAX));
         assert_eq!(numbers.done(), AHEAD_MAX as u64 + 2);
         assert_eq!(numbers.take(1), Taken::Repeated);

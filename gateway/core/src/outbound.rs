@@ -50,7 +50,11 @@ pub(crate) enum Sending {
     /// Leaves at the end of the turn.
     Ready(Span),
     /// `owned_bytes` of it count against the shard.
-    InFlight { bytes: u32, owned_bytes: u32, since: Tick },
+    InFlight {
+        bytes: u32,
+        owned_bytes: u32,
+        since: Tick,
+    },
 }
 
 /// Frames that could not be shared, by lane.
@@ -104,7 +108,8 @@ impl LaneBytes {
 fn frame_bytes(bytes: &[u8]) -> usize {
     match bytes {
         [_, 127, a, b, c, d, e, f, g, h, ..] => {
-            10 + usize::try_from(u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h])).unwrap_or(usize::MAX / 2)
+            10 + usize::try_from(u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]))
+                .unwrap_or(usize::MAX / 2)
         }
         [_, 126, a, b, ..] => 4 + usize::from(u16::from_be_bytes([*a, *b])),
         [_, short, ..] => 2 + usize::from(*short),

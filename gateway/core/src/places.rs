@@ -56,12 +56,18 @@ impl Places {
     /// Empties this into the frame that tells the client; the flag says whether it is a `Resync`.
     pub(crate) fn take_frame(&mut self, spread_ms: u32) -> Option<(Vec<u8>, bool)> {
         if std::mem::take(&mut self.overflowed) {
-            return Some((frame::encode(FrameKind::Resync, 0, &body::Resync { spread_ms }), true));
+            return Some((
+                frame::encode(FrameKind::Resync, 0, &body::Resync { spread_ms }),
+                true,
+            ));
         }
         if self.items.is_empty() {
             return None;
         }
-        let upto = self.items.drain(..).map(|(conv, seq)| body::ConvSeq { conv: conv.into(), seq });
+        let upto = self.items.drain(..).map(|(conv, seq)| body::ConvSeq {
+            conv: conv.into(),
+            seq,
+        });
         let pull = body::PullRequired { upto: upto.collect() };
         Some((frame::encode(FrameKind::PullRequired, 0, &pull), false))
     }

@@ -9,7 +9,9 @@
 
 use corelane_protocol::frame::{self, FrameKind, body};
 use corelane_protocol::id::ConnId;
-use corelane_protocol::limits::{CLIENT_FRAME_BYTES_MAX, CLIENT_JSON_BYTES_MAX, PAYLOAD_BYTES_MAX, SEND_WINDOW};
+use corelane_protocol::limits::{
+    CLIENT_FRAME_BYTES_MAX, CLIENT_JSON_BYTES_MAX, PAYLOAD_BYTES_MAX, SEND_WINDOW,
+};
 use corelane_protocol::link::body::{ArchivedClaimed, ArchivedKick, Claim, Unclaim};
 use corelane_protocol::link::record::{Record, RecordKind};
 
@@ -95,11 +97,18 @@ impl Shard {
         };
         conn.stage = Stage::Live;
         let reference = conn.opening.take().map_or(0, |opening| opening.reference);
-        let bytes_max = if conn.has(flag::JSON) { CLIENT_JSON_BYTES_MAX } else { CLIENT_FRAME_BYTES_MAX };
+        let bytes_max = if conn.has(flag::JSON) {
+            CLIENT_JSON_BYTES_MAX
+        } else {
+            CLIENT_FRAME_BYTES_MAX
+        };
         conn.decoder = encoding::decoder(bytes_max as u32);
         let welcome = body::Welcome {
             session: id.0,
-            user: conn.session.as_ref().map_or_else(String::new, |session| session.user().to_owned()),
+            user: conn
+                .session
+                .as_ref()
+                .map_or_else(String::new, |session| session.user().to_owned()),
             epoch: self.link.epoch(),
             window: SEND_WINDOW,
             payload_bytes_max: PAYLOAD_BYTES_MAX as u32,
@@ -108,7 +117,11 @@ impl Shard {
         };
         self.conns.index(id);
         self.metrics.admit_logins += 1;
-        self.reply(id, Lane::Control, &frame::encode(FrameKind::Welcome, reference, &welcome));
+        self.reply(
+            id,
+            Lane::Control,
+            &frame::encode(FrameKind::Welcome, reference, &welcome),
+        );
         // What came for the route before this moment was not sent: it is told now.
         self.tell_missed(id);
         self.arm_heartbeat(id);
@@ -140,8 +153,10 @@ impl Shard {
             owner_seq: session.owner_seq,
         };
         let body = frame::archive(&unclaim);
-        self.link.push(&record_of(RecordKind::Unclaim, id, &session, &body));
-        self.link.push(&record_of(RecordKind::ConnClosed, id, &session, &[]));
+        self.link
+            .push(&record_of(RecordKind::Unclaim, id, &session, &body));
+        self.link
+            .push(&record_of(RecordKind::ConnClosed, id, &session, &[]));
     }
 
     /// A link is up: claims that wait are made; after the registry forgot everything, all are made again.
@@ -162,14 +177,20 @@ impl Shard {
             && self.link.is_established()
         {
             let until = from.saturating_add(WALK_SLOTS);
-            for id in (from..until.min(slots)).filter_map(|slot| self.conns.id_at(slot)).collect::<Vec<_>>() {
+            for id in (from..until.min(slots))
+                .filter_map(|slot| self.conns.id_at(slot))
+                .collect::<Vec<_>>()
+            {
                 self.claim_in_walk(id, again);
             }
             self.walks.claim = (until < slots).then_some((until, again));
         }
         if let Some(from) = self.walks.resync {
             let until = from.saturating_add(WALK_SLOTS);
-            for id in (from..until.min(slots)).filter_map(|slot| self.conns.id_at(slot)).collect::<Vec<_>>() {
+            for id in (from..until.min(slots))
+                .filter_map(|slot| self.conns.id_at(slot))
+                .collect::<Vec<_>>()
+            {
                 self.send_resync(id);
             }
             self.walks.resync = (until < slots).then_some(until);
@@ -207,7 +228,12 @@ impl Shard {
 }
 
 /// A record about a session.
-pub(crate) fn record_of<'a>(kind: RecordKind, id: ConnId, session: &'a Session, body: &'a [u8]) -> Record<'a> {
+pub(crate) fn record_of<'a>(
+    kind: RecordKind,
+    id: ConnId,
+    session: &'a Session,
+    body: &'a [u8],
+) -> Record<'a> {
     Record {
         kind: kind as u8,
         app: session.app,

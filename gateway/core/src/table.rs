@@ -294,7 +294,8 @@ impl Table {
 
     /// The id of whoever uses `slot`.
     pub(crate) fn id_at(&self, slot: u32) -> Option<ConnId> {
-        self.at(slot).map(|conn| ConnId::new(self.shard, slot, conn.generation))
+        self.at(slot)
+            .map(|conn| ConnId::new(self.shard, slot, conn.generation))
     }
 
     /// Slots that were ever used lie below this.
@@ -349,7 +350,10 @@ impl Table {
 
     /// Takes the session of `id` out of the index.
     pub(crate) fn unindex(&mut self, id: ConnId) {
-        let Some(session) = self.get(id).and_then(|conn| conn.session.as_ref()).filter(|session| session.indexed)
+        let Some(session) = self
+            .get(id)
+            .and_then(|conn| conn.session.as_ref())
+            .filter(|session| session.indexed)
         else {
             return;
         };
@@ -377,7 +381,11 @@ impl Table {
 
     /// Appends the connections of all sessions of a user to `into`.
     pub(crate) fn of_user(&self, app: u32, user: &str, into: &mut Vec<ConnId>) {
-        let mut at = self.buckets.get(bucket_in(app, user, self.buckets.len())).copied().unwrap_or(NONE);
+        let mut at = self
+            .buckets
+            .get(bucket_in(app, user, self.buckets.len()))
+            .copied()
+            .unwrap_or(NONE);
         while let Some(session) = self.session(at) {
             if session.app == app && session.user() == user {
                 into.extend(self.id_at(at));
@@ -438,7 +446,9 @@ mod tests {
     #[test]
     fn sessions_are_found_by_user_through_growth_and_removal() {
         let mut table = Table::new(3);
-        let ids: Vec<ConnId> = (0..3000).map(|slot| logged_in(&mut table, slot, &format!("user{}", slot % 1000))).collect();
+        let ids: Vec<ConnId> = (0..3000)
+            .map(|slot| logged_in(&mut table, slot, &format!("user{}", slot % 1000)))
+            .collect();
         let mut found = Vec::new();
         table.of_user(0, "user7", &mut found);
         found.sort_unstable();

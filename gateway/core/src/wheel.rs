@@ -24,7 +24,11 @@ pub(crate) fn tick_at(mono: Duration) -> Tick {
 
 /// How many ticks cover `time`, at least one.
 pub(crate) fn ticks_in(time: Duration) -> u32 {
-    (time.as_millis().div_ceil(TICK.as_millis()).min(u128::from(u32::MAX / 4)) as u32).max(1)
+    (time
+        .as_millis()
+        .div_ceil(TICK.as_millis())
+        .min(u128::from(u32::MAX / 4)) as u32)
+        .max(1)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +76,14 @@ impl Wheel {
             return;
         };
         let next = std::mem::replace(head, slot);
-        self.set(slot, Entry { previous: NONE, next, due });
+        self.set(
+            slot,
+            Entry {
+                previous: NONE,
+                next,
+                due,
+            },
+        );
         if let Some(next) = self.entries.get_mut(next as usize) {
             next.previous = slot;
         }
@@ -88,7 +99,12 @@ impl Wheel {
 
     /// Does not wake `slot`.
     pub(crate) fn disarm(&mut self, slot: u32) {
-        let Some(entry) = self.entries.get(slot as usize).copied().filter(|entry| entry.due != NONE) else {
+        let Some(entry) = self
+            .entries
+            .get(slot as usize)
+            .copied()
+            .filter(|entry| entry.due != NONE)
+        else {
             return;
         };
         if let Some(next) = self.entries.get_mut(entry.next as usize) {
@@ -105,7 +121,10 @@ impl Wheel {
 
     /// When `slot` is woken.
     pub(crate) fn due(&self, slot: u32) -> Option<Tick> {
-        self.entries.get(slot as usize).map(|entry| entry.due).filter(|due| *due != NONE)
+        self.entries
+            .get(slot as usize)
+            .map(|entry| entry.due)
+            .filter(|due| *due != NONE)
     }
 
     /// Moves every slot that is due up to and with `now` to `fired`, disarmed.

@@ -1,0 +1,756 @@
+//! A shard with clients and a router around it: real frames, a real link, virtual time.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use corelane_gateway_core::event::{Claims, Input, LinkId, Output, ShardMessage, TokenVerdict};
+use corelane_gateway_core::{Shard, ShardConfig};
+use corelane_protocol::arena::Span;
+use corelane_protocol::bus::{BUS_VERSION, BusFrame, BusRecord, Receivers, class};
+use corelane_protocol::frame::error::ErrorCode;
+use corelane_protocol::frame::{self, Frame, FrameKind, body};
+use corelane_protocol::id::{AppId, ConnId, ConvId, UserId};
+use corelane_protocol::link::body::{ArchivedClaim, ArchivedConsumed, BusBatch, Claimed, Kick};
+use corelane_protocol::link::codec::{LinkCodec, LinkEvent, LinkRole, LinkSecret, PeerInfo};
+use corelane_protocol::link::record::{Record, RecordKind};
+use corelane_protocol::time::Now;
+use corelane_protocol::ws::{Decoder, Item, Opcode, Role, client_frame};
+
+/// A record that the router got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Got {
+    pub kind: RecordKind,
+    pub conn: ConnId,
+    pub user: String,
+    pub device: String,
+    pub lane: u16,
+    pub reference: u32,
+    pub body: Vec<u8>,
+}
+
+/// What a client got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    Frame(Vec<u8>),
+    Text(String),
+    Pong(Vec<u8>),
+    Close(u16),
+}
+
+/// One client's end.
+#[derive(Debug)]
+pub struct Client {
+    head: Option<Vec<u8>>,
+    decoder: Decoder,
+    /// Does not read: its sends stay in flight.
+    pub stuck: bool,
+    in_flight: Option<Span>,
+    seen: VecDeque<Seen>,
+    pub paused: bool,
+    pub closed: bool,
+    pub aborted: bool,
+    /// Answer of the upgrade.
+    pub answer: String,
+}
+
+/// The router's end of the link.
+struct RouterEnd {
+    id: LinkId,
+    codec: LinkCodec,
+}
+
+/// Everything.
+pub struct World {
+    pub shard: Shard,
+    pub now: Now,
+    pub clients: BTreeMap<ConnId, Client>,
+    router: Option<RouterEnd>,
+    /// Whether connections to the router succeed.
+    pub router_is_up: bool,
+    /// Whether the router grants credit and takes bytes.
+    pub router_reads: bool,
+    pub router_boot: u64,
+    pub incarnation: u64,
+    pub partitions: u16,
+    /// Whether claims are answered.
+    pub claims_granted: bool,
+    pub got: Vec<Got>,
+    pub to_shards: Vec<(u16, ShardMessage)>,
+    pub drained: bool,
+    pub tokens_valid_s: u64,
+    next_slot: u32,
+    offsets: BTreeMap<u16, u64>,
+    pub links_opened: u32,
+    busy_conns: BTreeSet<ConnId>,
+}
+
+pub const SECRET: &[u8] = b"secret of the tests";
+
+pub fn config() -> ShardConfig {
+    ShardConfig {
+        boot: 77,
+        routers: vec!["router:7090".to_owned()],
+        link_secret: LinkSecret {
+            key_id: 1,
+            key: SECRET.to_vec(),
+        },
+        ..ShardConfig::default()
+    }
+}
+
+impl World {
+    pub fn new(config: ShardConfig) -> Self {
+        let now = Now {
+            mono: Duration::from_secs(100),
+            wall_ms: 1_700_000_000_000,
+        };
+        let mut world = Self {
+            shard: Shard::new(config, 0, now),
+            now,
+            clients: BTreeMap::new(),
+            router: None,
+            router_is_up: true,
+            router_reads: true,
+            router_boot: 1,
+            incarnation: 1,
+            partitions: 4,
+            claims_granted: true,
+            got: Vec::new(),
+            to_shards: Vec::new(),
+            drained: false,
+            tokens_valid_s: 3600,
+            next_slot: 0,
+            offsets: BTreeMap::new(),
+            links_opened: 0,
+            busy_conns: BTreeSet::new(),
+        };
+        world.turn();
+        world
+    }
+
+    /// One input, and everything that follows from it.
+    pub fn input(&mut self, input: Input<'_>) {
+        let mut outputs = Vec::new();
+        self.shard.handle(self.now, input, &mut outputs);
+        self.carry_out(outputs);
+    }
+
+    fn carry_out(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Send(id, span) => {
+                    let client = self.clients.get_mut(&id).expect("sends go to known sockets");
+                    assert!(
+                        !client.closed && !client.aborted,
+                        "nothing is sent after the close"
+                    );
+                    assert!(client.in_flight.is_none(), "never two sends at a time");
+                    client.in_flight = Some(span);
+                    self.busy_conns.insert(id);
+                }
+                Output::Close(id) => {
+                    let client = self.clients.get_mut(&id).expect("known socket");
+                    assert!(!client.closed, "closed once");
+                    client.closed = true;
+                    self.busy_conns.insert(id);
+                }
+                Output::Abort(id) => {
+                    self.clients.get_mut(&id).expect("known socket").aborted = true;
+                    self.busy_conns.insert(id);
+                }
+                Output::PauseReceive(id) => self.client(id).paused = true,
+                Output::ResumeReceive(id) => self.client(id).paused = false,
+                Output::Verify(id, token) => {
+                    let verdict = verdict(&token, self.now.wall_ms / 1000 + self.tokens_valid_s);
+                    self.input(Input::Verified(id, verdict));
+                }
+                Output::LinkConnect(id, _) => {
+                    if self.router_is_up {
+                        self.links_opened += 1;
+                        let info = PeerInfo {
+                            node: "router".to_owned(),
+                            boot: self.router_boot,
+                            epoch: 9,
+                            lanes: 8,
+                            partitions: self.partitions,
+                            registry_incarnation: self.incarnation,
+                            ..PeerInfo::default()
+                        };
+                        let secret = LinkSecret {
+                            key_id: 1,
+                            key: SECRET.to_vec(),
+                        };
+                        let codec = LinkCodec::new(LinkRole::Router, info, secret, [9; 16]);
+                        self.router = Some(RouterEnd { id, codec });
+                        self.input(Input::LinkConnected(id, [7; 16]));
+                    } else {
+                        self.input(Input::LinkClosed(id));
+                    }
+                }
+                Output::LinkSend(id, span) => {
+                    if self.router.as_ref().is_some_and(|router| router.id == id) && self.router_reads {
+                        self.router_takes(&span.to_vec());
+                        self.input(Input::LinkSent(id));
+                    }
+                }
+                Output::LinkClose(id) => {
+                    self.router = None;
+                    self.input(Input::LinkClosed(id));
+                }
+                Output::ToShard(shard, message) => self.to_shards.push((shard, message)),
+                Output::Drained => self.drained = true,
+            }
+        }
+    }
+
+    fn router_takes(&mut self, bytes: &[u8]) {
+        let Some(router) = self.router.as_mut() else {
+            return;
+        };
+        let mut claims = Vec::new();
+        let got = &mut self.got;
+        router
+            .codec
+            .feed(bytes, &mut |event| {
+                if let LinkEvent::Record(record) = event {
+                    let kind = record.known_kind().expect("a shard sends known records");
+                    if kind == RecordKind::Claim {
+                        let claim = frame::access::<ArchivedClaim>(record.body).unwrap();
+                        claims.push((record.conn, claim.owner_seq.to_native()));
+                    }
+                    got.push(Got {
+                        kind,
+                        conn: ConnId(record.conn),
+                        user: record.user.to_owned(),
+                        device: record.device.to_owned(),
+                        lane: record.lane,
+                        reference: record.reference,
+                        body: record.body.to_vec(),
+                    });
+                }
+            })
+            .expect("a shard's bytes are in order");
+        if self.claims_granted {
+            for (conn, owner_seq) in claims {
+                self.answer_claim(ConnId(conn), owner_seq, 0);
+            }
+        }
+    }
+
+    pub fn answer_claim(&mut self, conn: ConnId, owner_seq: u64, refused_code: u16) {
+        let body = frame::archive(&Claimed {
+            owner_seq,
+            refused_code,
+        });
+        self.queue_record(RecordKind::Claimed, conn, &body);
+    }
+
+    fn queue_record(&mut self, kind: RecordKind, conn: ConnId, body: &[u8]) {
+        let router = self.router.as_mut().expect("there is a link");
+        router
+            .codec
+            .push(&Record {
+                kind: kind as u8,
+                conn: conn.0,
+                body,
+                ..Record::default()
+            })
+            .expect("tests stay within credit");
+    }
+
+    /// A record from the router; it arrives at once.
+    pub fn router_says(&mut self, kind: RecordKind, conn: ConnId, body: &[u8]) {
+        self.queue_record(kind, conn, body);
+        self.link_in();
+    }
+
+    fn link_in(&mut self) {
+        let Some(router) = self.router.as_mut() else {
+            return;
+        };
+        let mut bytes = Vec::new();
+        router.codec.output(&mut bytes);
+        let id = router.id;
+        if !bytes.is_empty() {
+            self.input(Input::LinkReceived(id, &bytes));
+        }
+    }
+
+    /// Ends turns until nothing moves any more.
+    pub fn turn(&mut self) {
+        for _ in 0..10_000 {
+            if self.shard.next_deadline().is_some_and(|at| at <= self.now.mono) {
+                self.input(Input::DeadlineReached);
+            }
+            self.input(Input::TurnEnded);
+            self.link_in();
+            let busy = std::mem::take(&mut self.busy_conns);
+            let mut moved = false;
+            for id in busy {
+                moved |= self.settle(id);
+            }
+            let router_has = self
+                .router
+                .as_ref()
+                .is_some_and(|router| router.codec.has_output());
+            if !moved && !router_has && self.shard.next_deadline().is_none_or(|at| at > self.now.mono) {
+                return;
+            }
+        }
+        panic!("the world does not settle");
+    }
+
+    /// Completes what the kernel would complete for one socket.
+    fn settle(&mut self, id: ConnId) -> bool {
+        let client = self.client(id);
+        if client.aborted {
+            self.remove(id);
+            return true;
+        }
+        if client.stuck && client.in_flight.is_some() {
+            self.busy_conns.insert(id);
+            return false;
+        }
+        if let Some(span) = client.in_flight.take() {
+            let bytes = span.to_vec();
+            drop(span);
+            client.take(bytes);
+            self.input(Input::Sent(id));
+            self.busy_conns.insert(id);
+            return true;
+        }
+        if client.closed {
+            self.remove(id);
+            return true;
+        }
+        false
+    }
+
+    /// The socket is gone; what the client saw can still be looked at.
+    fn remove(&mut self, id: ConnId) {
+        let client = self.client(id);
+        client.in_flight = None;
+        client.closed = true;
+        self.busy_conns.remove(&id);
+        self.input(Input::Closed(id));
+    }
+
+    /// The socket was reset: nothing of it completes.
+    pub fn forget(&mut self, id: ConnId) {
+        self.busy_conns.remove(&id);
+    }
+
+    pub fn client(&mut self, id: ConnId) -> &mut Client {
+        self.clients.get_mut(&id).expect("a known client")
+    }
+
+    /// Lets time pass; deadlines are met on the way.
+    pub fn pass(&mut self, time: Duration) {
+        let until = self.now.mono + time;
+        loop {
+            let next = self.shard.next_deadline().filter(|at| *at <= until);
+            let at = next.unwrap_or(until).max(self.now.mono);
+            self.now.wall_ms += (at - self.now.mono).as_millis() as u64;
+            self.now.mono = at;
+            self.input(Input::DeadlineReached);
+            self.turn();
+            if next.is_none() {
+                return;
+            }
+        }
+    }
+
+    pub fn accept(&mut self) -> ConnId {
+        let id = ConnId::new(0, self.next_slot, 1);
+        self.next_slot += 1;
+        self.accept_as(id, false);
+        id
+    }
+
+    pub fn accept_as(&mut self, id: ConnId, reserve: bool) {
+        self.clients.insert(
+            id,
+            Client {
+                head: Some(Vec::new()),
+                decoder: Decoder::new(Role::Client, 16 * 1024 * 1024),
+                stuck: false,
+                in_flight: None,
+                seen: VecDeque::new(),
+                paused: false,
+                closed: false,
+                aborted: false,
+                answer: String::new(),
+            },
+        );
+        self.input(Input::Accepted(id, IpAddr::V4(Ipv4Addr::LOCALHOST), reserve));
+    }
+
+    pub fn bytes(&mut self, id: ConnId, bytes: &[u8]) {
+        let mut bytes = bytes.to_vec();
+        self.input(Input::Received(id, &mut bytes));
+    }
+
+    /// A connection that is through its upgrade.
+    pub fn open(&mut self, subprotocol: &str) -> ConnId {
+        let id = self.accept();
+        self.bytes(id, &upgrade("/ws", subprotocol, ""));
+        self.turn();
+        id
+    }
+
+    /// A logged-in connection that speaks rkyv.
+    pub fn login(&mut self, user: &str) -> ConnId {
+        let id = self.open("corelane.rkyv.v1");
+        self.say(id, &hello(user, "d1"));
+        let welcome = self.frames(id);
+        assert_eq!(welcome.len(), 1, "only the welcome: {:?}", self.client(id).seen);
+        assert_eq!(kind(&welcome[0]), FrameKind::Welcome);
+        id
+    }
+
+    /// A logged-in connection that speaks JSON.
+    pub fn login_json(&mut self, user: &str) -> ConnId {
+        let id = self.open("corelane.json.v1");
+        self.say_text(
+            id,
+            &format!(r#"{{"type":"hello","ref":1,"token":"{user}","terminal":"web","device":"b"}}"#),
+        );
+        let text = self.texts(id).join("");
+        assert!(text.contains("welcome"), "{text}");
+        id
+    }
+
+    /// The client sends a frame; the turn ends.
+    pub fn say(&mut self, id: ConnId, frame: &[u8]) {
+        self.bytes(id, &masked(Opcode::Binary, frame));
+        self.turn();
+    }
+
+    pub fn say_text(&mut self, id: ConnId, text: &str) {
+        self.bytes(id, &masked(Opcode::Text, text.as_bytes()));
+        self.turn();
+    }
+
+    pub fn seen(&mut self, id: ConnId) -> Vec<Seen> {
+        self.client(id).seen.drain(..).collect()
+    }
+
+    /// The frames that came since the last look. Anything else is an error.
+    pub fn frames(&mut self, id: ConnId) -> Vec<Vec<u8>> {
+        let frame = |seen| match seen {
+            Seen::Frame(frame) => frame,
+            other => panic!("not a frame: {other:?}"),
+        };
+        self.seen(id).into_iter().map(frame).collect()
+    }
+
+    pub fn texts(&mut self, id: ConnId) -> Vec<String> {
+        let text = |seen| match seen {
+            Seen::Text(text) => text,
+            other => panic!("not a text: {other:?}"),
+        };
+        self.seen(id).into_iter().map(text).collect()
+    }
+
+    /// The close code that came last.
+    pub fn close_code(&mut self, id: ConnId) -> Option<u16> {
+        self.seen(id).into_iter().find_map(|seen| match seen {
+            Seen::Close(code) => Some(code),
+            _ => None,
+        })
+    }
+
+    /// What the router got since the last look, of one kind.
+    pub fn got(&mut self, kind: RecordKind) -> Vec<Got> {
+        let (wanted, rest) = std::mem::take(&mut self.got)
+            .into_iter()
+            .partition(|got| got.kind == kind);
+        self.got = rest;
+        wanted
+    }
+
+    /// The link's socket dies.
+    pub fn cut_link(&mut self) {
+        if let Some(router) = self.router.take() {
+            self.input(Input::LinkClosed(router.id));
+        }
+    }
+
+    /// The router answers a send.
+    pub fn ack(&mut self, id: ConnId, reference: u32, seq: u64) {
+        let ack = body::SendAck {
+            conv: conv("alice", "bob").as_bytes().to_vec(),
+            seq,
+            n: seq,
+            time_ms: 1,
+        };
+        self.router_says(
+            RecordKind::ServerFrame,
+            id,
+            &frame::encode(FrameKind::SendAck, reference, &ack),
+        );
+        self.turn();
+    }
+
+    /// Records come from the bus in one batch; the turn is not ended.
+    pub fn publish_batch(&mut self, partition: u16, records: Vec<Vec<u8>>) {
+        let from = self.offsets.entry(partition).or_default();
+        let batch = BusBatch {
+            partition,
+            from: *from,
+            lost: false,
+            records,
+        };
+        *from += batch.records.len() as u64;
+        let body = frame::archive(&batch);
+        self.router_says(RecordKind::BusBatch, ConnId(0), &body);
+    }
+
+    /// One record comes from the bus.
+    pub fn publish(&mut self, record: &BusRecord) {
+        self.publish_batch(0, vec![frame::archive(record).to_vec()]);
+    }
+
+    /// The last report of a partition.
+    pub fn consumed(&mut self, partition: u16) -> Option<(u64, Vec<u64>)> {
+        self.got(RecordKind::Consumed)
+            .iter()
+            .map(|got| frame::access::<ArchivedConsumed>(&got.body).unwrap())
+            .filter(|consumed| consumed.partition.to_native() == partition)
+            .map(|consumed| {
+                (
+                    consumed.number.to_native(),
+                    consumed.gaps.iter().map(|gap| gap.to_native()).collect(),
+                )
+            })
+            .last()
+    }
+
+    pub fn kick(&mut self, id: ConnId, owner_seq: u64, code: u16) {
+        let body = frame::archive(&Kick { code, owner_seq });
+        self.router_says(RecordKind::Kick, id, &body);
+        self.turn();
+    }
+}
+
+impl Client {
+    fn take(&mut self, mut bytes: Vec<u8>) {
+        if let Some(head) = self.head.as_mut() {
+            head.extend_from_slice(&bytes);
+            let Some(end) = head.windows(4).position(|four| four == b"\r\n\r\n") else {
+                return;
+            };
+            bytes = head.split_off(end + 4);
+            self.answer = String::from_utf8(self.head.take().unwrap()).unwrap();
+            if !self.answer.starts_with("HTTP/1.1 101") {
+                return;
+            }
+        }
+        let mut items = self.decoder.feed(&mut bytes);
+        while let Some(item) = items.next() {
+            let seen = match item.expect("a shard's frames are in order") {
+                Item::Binary(frame) => Seen::Frame(frame.to_vec()),
+                Item::Text(text) => Seen::Text(text.to_owned()),
+                Item::Pong(payload) => Seen::Pong(payload.to_vec()),
+                Item::Ping(_) => panic!("the server does not ping"),
+                Item::Close(said) => Seen::Close(said.map_or(1005, |(code, _)| code)),
+            };
+            self.seen.push_back(seen);
+        }
+    }
+
+    pub fn in_flight_bytes(&self) -> usize {
+        self.in_flight.as_ref().map_or(0, Span::len)
+    }
+}
+
+fn verdict(token: &str, expires_at_s: u64) -> Result<Claims, TokenVerdict> {
+    match token {
+        "expired" => Err(TokenVerdict::Expired),
+        "invalid" => Err(TokenVerdict::Invalid("signature does not match".to_owned())),
+        user => Ok(Claims {
+            app: AppId(0),
+            user: UserId::new(user).unwrap(),
+            terminal: None,
+            device: None,
+            expires_at_s,
+            issued_at_s: 1,
+        }),
+    }
+}
+
+pub fn upgrade(path: &str, subprotocol: &str, more: &str) -> Vec<u8> {
+    let offered = if subprotocol.is_empty() {
+        String::new()
+    } else {
+        format!("Sec-WebSocket-Protocol: {subprotocol}\r\n")
+    };
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{offered}{more}\r\n"
+    )
+    .into_bytes()
+}
+
+pub fn masked(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    client_frame(opcode, payload, [1, 2, 3, 4], &mut bytes);
+    bytes
+}
+
+pub fn hello(token: &str, device: &str) -> Vec<u8> {
+    let hello = body::Hello {
+        token: token.to_owned(),
+        terminal: 5,
+        device: device.to_owned(),
+        epoch: 0,
+    };
+    frame::encode(FrameKind::Hello, 1, &hello)
+}
+
+pub fn conv(one: &str, other: &str) -> ConvId {
+    ConvId::direct(&UserId::new(one).unwrap(), &UserId::new(other).unwrap())
+}
+
+pub fn send_to(user: &str, reference: u32, restart: bool) -> Vec<u8> {
+    let mut client_msg_id = [0; 16];
+    client_msg_id[6] = 0x70;
+    client_msg_id[8] = 0x80;
+    client_msg_id[12..].copy_from_slice(&reference.to_le_bytes());
+    let send = body::Send {
+        target: body::Target::User(user.to_owned()),
+        kind: 1,
+        flags: 0,
+        ref_seq: 0,
+        client_msg_id,
+        content_type: 1,
+        payload: b"hi".to_vec(),
+    };
+    let flags = if restart { frame::flag::RESTART } else { 0 };
+    frame::encode_with(FrameKind::Send, flags, reference, &send, &[])
+}
+
+pub fn sync(reference: u32) -> Vec<u8> {
+    frame::encode(
+        FrameKind::Sync,
+        reference,
+        &body::Sync {
+            cursor: Vec::new(),
+            limit: 50,
+        },
+    )
+}
+
+pub fn pull(reference: u32, conv: &ConvId) -> Vec<u8> {
+    let pull = body::Pull {
+        conv: conv.as_bytes().to_vec(),
+        from_seq: 1,
+        to_seq: u64::MAX,
+        limit: 50,
+    };
+    frame::encode(FrameKind::Pull, reference, &pull)
+}
+
+pub fn ping(reference: u32) -> Vec<u8> {
+    frame::encode(FrameKind::Ping, reference, &body::Ping { time_ms: 5 })
+}
+
+pub fn message(conv: &ConvId, seq: u64, payload_bytes: usize) -> Vec<u8> {
+    let message = body::Message {
+        conv: conv.as_bytes().to_vec(),
+        seq,
+        n: seq,
+        sender: "alice".to_owned(),
+        kind: 1,
+        flags: 0,
+        ref_seq: 0,
+        origin_terminal: 1,
+        origin_device: String::new(),
+        client_msg_id: [1; 16],
+        time_ms: 1,
+        content_type: 1,
+        payload: vec![b'x'; payload_bytes],
+    };
+    frame::encode(FrameKind::Message, 0, &message)
+}
+
+/// A record with one message per seq in `seqs`.
+pub fn record(
+    number: u64,
+    conv: &ConvId,
+    seqs: std::ops::RangeInclusive<u64>,
+    bytes: usize,
+    to: &[ConnId],
+) -> BusRecord {
+    BusRecord {
+        version: BUS_VERSION,
+        class: class::STORED,
+        priority: 2,
+        app: 0,
+        conv: conv.as_bytes().to_vec(),
+        first_seq: *seqs.start(),
+        last_seq: *seqs.end(),
+        member_version: 0,
+        epoch: 9,
+        router_boot: 1,
+        number,
+        outbox: 1,
+        expires_ms: 0,
+        published_us: 0,
+        receivers: Receivers::Conns(to.iter().map(|conn| conn.0).collect()),
+        frames: seqs
+            .map(|seq| BusFrame {
+                seq,
+                except: 0,
+                sender: "alice".to_owned(),
+                stamp: 0,
+                frame: message(conv, seq, bytes),
+            })
+            .collect(),
+    }
+}
+
+pub fn kind(bytes: &[u8]) -> FrameKind {
+    Frame::parse(bytes).unwrap().known_kind().unwrap()
+}
+
+pub fn reference(bytes: &[u8]) -> u32 {
+    Frame::parse(bytes).unwrap().reference
+}
+
+pub fn seq_of(bytes: &[u8]) -> u64 {
+    Frame::parse(bytes)
+        .unwrap()
+        .access::<body::ArchivedMessage>()
+        .unwrap()
+        .seq
+        .to_native()
+}
+
+/// Reference and code of an `Error` frame.
+pub fn error(bytes: &[u8]) -> (u32, ErrorCode) {
+    let frame = Frame::parse(bytes).unwrap();
+    assert_eq!(
+        frame.known_kind(),
+        Some(FrameKind::Error),
+        "not an error: {frame:?}"
+    );
+    let code = frame
+        .access::<body::ArchivedErrorBody>()
+        .unwrap()
+        .code
+        .to_native();
+    (frame.reference, ErrorCode::from_number(code).unwrap())
+}
+
+/// (conversation, seq) pairs of a `PullRequired`.
+pub fn pull_required(bytes: &[u8]) -> Vec<(Vec<u8>, u64)> {
+    let frame = Frame::parse(bytes).unwrap();
+    assert_eq!(frame.known_kind(), Some(FrameKind::PullRequired));
+    let body = frame.access::<body::ArchivedPullRequired>().unwrap();
+    body.upto
+        .iter()
+        .map(|place| (place.conv.to_vec(), place.seq.to_native()))
+        .collect()
+}

@@ -1,0 +1,25 @@
+//! One property of a shard per file.
+#![expect(unreachable_pub, reason = "the harness is a module of this test only")]
+#![expect(clippy::cast_possible_truncation, reason = "test figures are small")]
+
+mod budget;
+mod consuming;
+mod deadlines;
+mod demotion;
+mod drain;
+mod echo;
+mod gates;
+mod handshake;
+mod harness;
+mod hostile;
+mod json;
+mod kick;
+mod link_loss;
+mod order;
+mod rate;
+mod reads;
+mod reclaim;
+mod segment;
+mod stale;
+mod welcome;
+mod window;

@@ -1,0 +1,68 @@
+//! A registry that forgot everything gets all sessions again.
+
+use std::time::Duration;
+
+use corelane_protocol::frame::{self, FrameKind};
+use corelane_protocol::link::body::ArchivedClaim;
+use corelane_protocol::link::record::RecordKind;
+
+use crate::harness::{World, config, kind};
+
+#[test]
+fn a_new_incarnation_is_claimed_again_and_each_session_is_told_to_sync_after_its_claim() {
+    let mut world = World::new(config());
+    let conns: Vec<_> = (0..50)
+        .map(|number| world.login(&format!("user{number}")))
+        .collect();
+    world.got.clear();
+    (world.router_boot, world.incarnation) = (2, 2);
+    world.claims_granted = false;
+    world.cut_link();
+    world.pass(Duration::from_secs(3));
+    let claims = world.got(RecordKind::Claim);
+    assert_eq!(claims.len(), 50);
+    for conn in &conns {
+        assert!(world.frames(*conn).is_empty(), "no sync before the route is held");
+    }
+    for claim in &claims {
+        let body = frame::access::<ArchivedClaim>(&claim.body).unwrap();
+        assert!(body.again);
+        world.answer_claim(claim.conn, body.owner_seq.to_native(), 0);
+    }
+    world.turn();
+    for conn in conns {
+        let frames = world.frames(conn);
+        assert_eq!(
+            frames.iter().map(|frame| kind(frame)).collect::<Vec<_>>(),
+            [FrameKind::Resync]
+        );
+    }
+}
+
+#[test]
+fn the_same_incarnation_is_not_claimed_again() {
+    let mut world = World::new(config());
+    let alice = world.login("alice");
+    world.got.clear();
+    world.cut_link();
+    world.pass(Duration::from_secs(3));
+    assert!(world.shard.is_linked());
+    assert!(world.got(RecordKind::Claim).is_empty());
+    assert!(world.frames(alice).is_empty());
+}
+
+#[test]
+fn many_sessions_are_claimed_a_part_per_turn() {
+    let mut world = World::new(config());
+    for number in 0..200 {
+        world.login(&format!("user{number}"));
+    }
+    // One connection far up the table: the walk takes several turns.
+    let far = corelane_protocol::id::ConnId::new(0, 20_000, 1);
+    world.accept_as(far, false);
+    world.got.clear();
+    world.incarnation = 2;
+    world.cut_link();
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.got(RecordKind::Claim).len(), 200);
+}
