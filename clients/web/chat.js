@@ -257,8 +257,9 @@ export class ChatPane {
     const wanted = this.#wanted(run);
     const scroller = byId('scroller');
     const list = byId('messages');
-    const fromEnd = scroller.scrollHeight - scroller.scrollTop;
-    const firstBefore = list.firstElementChild;
+    // What is loaded above must not move what is being read: the oldest message on the page stays where it is.
+    const anchor = /** @type {HTMLElement | null} */ (list.querySelector('.message'));
+    const anchorTop = anchor?.offsetTop ?? 0;
     let at = list.firstElementChild;
     for (const element of wanted) {
       if (element === at) at = at.nextElementSibling;
@@ -269,10 +270,11 @@ export class ChatPane {
       at.remove();
       at = next;
     }
-    byId('older').textContent = run.loading ? 'Loading…' : run.messages.length === 0 && run.outgoing.size === 0 ? 'No messages yet. Say hello!' : run.more ? '' : 'Beginning of the conversation';
+    if (this.#elements.size > 2 * wanted.length + 100) this.#forgetElements(new Set(wanted));
+    byId('older').textContent = olderText(run);
     this.#note(run);
     if (this.#followEnd) this.#toEnd();
-    else if (list.firstElementChild !== firstBefore) scroller.scrollTop = scroller.scrollHeight - fromEnd;
+    else if (anchor?.isConnected) scroller.scrollTop += anchor.offsetTop - anchorTop;
   }
 
   /**
@@ -286,6 +288,7 @@ export class ChatPane {
     /** @type {HTMLElement[]} */
     const wanted = [];
     let previous = { sender: '', timeMs: 0 };
+    let dividerSeq = run.dividerSeq;
     const line = (/** @type {any} */ item) => {
       if (!sameDay(previous.timeMs, item.timeMs)) {
         wanted.push(this.#keep(`day ${new Date(item.timeMs).toDateString()}`, '', () => h('li', { class: 'day' }, h('span', { text: dayName(item.timeMs) }))));
@@ -305,8 +308,9 @@ export class ChatPane {
     for (const message of run.messages) {
       const text = messageText(message, me);
       if (text === null) continue;
-      if (run.dividerSeq !== null && message.seq > run.dividerSeq && previous.timeMs !== -1 && !wanted.some((each) => each.dataset.divider)) {
-        wanted.push(this.#keep('divider', String(run.dividerSeq), () => h('li', { class: 'divider', 'data-divider': 'true', 'data-testid': 'divider' }, h('span', { text: 'New messages' }))));
+      if (dividerSeq !== null && message.seq > dividerSeq) {
+        dividerSeq = null;
+        wanted.push(this.#keep('divider', '', () => h('li', { class: 'divider', 'data-testid': 'divider' }, h('span', { text: 'New messages' }))));
         previous = { sender: '', timeMs: previous.timeMs };
       }
       const state = message.sender !== me ? '' : message.seq <= peerReadSeq ? 'read' : 'stored';
@@ -332,6 +336,13 @@ export class ChatPane {
     known?.element.replaceWith(element);
     this.#elements.set(key, { element, signature });
     return element;
+  }
+
+  /** @param {Set<HTMLElement>} except */
+  #forgetElements(except) {
+    for (const [key, { element }] of this.#elements) {
+      if (!except.has(element)) this.#elements.delete(key);
+    }
   }
 
   /**
@@ -373,10 +384,12 @@ export class ChatPane {
   #note(run) {
     const now = Date.now();
     const typing = [...run.typing].filter(([, until]) => until > now).map(([user]) => user);
+    const group = isGroup(this.#current);
     const note = byId('peer-note');
     note.classList.toggle('typing', typing.length > 0);
-    const kind = isGroup(this.#current) ? 'Group' : 'Direct chat';
-    note.textContent = typing.length === 0 ? kind : typing.length === 1 ? `${isGroup(this.#current) ? `${typing[0]} is ` : ''}typing…` : `${typing.length} people are typing…`;
+    if (typing.length === 0) note.textContent = group ? 'Group' : 'Direct chat';
+    else if (typing.length > 1) note.textContent = `${typing.length} people are typing…`;
+    else note.textContent = group ? `${typing[0]} is typing…` : 'typing…';
   }
 
   #toEnd() {
@@ -391,4 +404,14 @@ export class ChatPane {
     composer.style.height = 'auto';
     composer.style.height = `${Math.min(composer.scrollHeight, 140)}px`;
   }
+}
+
+/**
+ * What stands above the oldest message.
+ * @param {Run} run
+ */
+function olderText(run) {
+  if (run.loading) return 'Loading…';
+  if (run.messages.length === 0 && run.outgoing.size === 0) return 'No messages yet. Say hello!';
+  return run.more ? '' : 'Beginning of the conversation';
 }
