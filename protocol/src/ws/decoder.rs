@@ -350,7 +350,7 @@ impl Items<'_> {
         pending.frame = Some((header, have));
         let finished = have == header.payload_bytes;
         if !header.opcode.is_control() && pending.opcode == Some(Opcode::Text) {
-            pending.check_utf8(finished && header.fin)?;
+            pending.check_utf8()?;
         }
         if !finished {
             return Ok(Gather::Starved);
@@ -378,12 +378,13 @@ enum Gather {
 }
 
 impl Pending {
-    /// Fails as soon as a byte cannot be UTF-8, not only when the message is whole.
-    fn check_utf8(&mut self, whole: bool) -> Result<(), WsError> {
+    /// Fails as soon as a byte cannot be UTF-8. Whether the last character is whole is checked with the whole
+    /// message, which must be looked at once more to be handed out as text.
+    fn check_utf8(&mut self) -> Result<(), WsError> {
         let unchecked = self.message.get(self.utf8_bytes..).unwrap_or(&[]);
         match simdutf8::compat::from_utf8(unchecked) {
             Ok(_) => self.utf8_bytes = self.message.len(),
-            Err(error) if error.error_len().is_none() && !whole => self.utf8_bytes += error.valid_up_to(),
+            Err(error) if error.error_len().is_none() => self.utf8_bytes += error.valid_up_to(),
             Err(_) => return Err(WsError::Utf8),
         }
         Ok(())

@@ -49,6 +49,8 @@ pub(crate) fn decode<'a>(message_bytes_max: u32, reads: impl IntoIterator<Item =
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     client_frame(Opcode::Text, payload, [0x1f, 0x2e, 0x3d, 0x4c], &mut bytes);
-    bytes[0] = first;
+    if let Some(byte) = bytes.first_mut() {
+        *byte = first;
+    }
     bytes
 }
