@@ -71,11 +71,7 @@ impl Shard {
                 self.metrics.admit_refused_tokens += 1;
                 self.close(id, CloseCode::AuthFailed as u16, &text);
             }
-            (Stage::Live, verdict) => {
-                if conn.clear(flag::VERIFYING) {
-                    self.refreshed(id, verdict);
-                }
-            }
+            (Stage::Live, verdict) if conn.has(flag::VERIFYING) => self.refreshed(id, verdict),
             _ => {}
         }
     }
@@ -116,6 +112,7 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
+        conn.clear(flag::VERIFYING);
         let reference = conn.rare.as_ref().map_or(0, |rare| rare.refresh_reference);
         conn.trim();
         let refusal = match (verdict, conn.session.as_mut()) {
@@ -185,16 +182,16 @@ impl Shard {
             .as_ref()
             .and_then(|session| UserId::new(session.user()).ok());
         let text = "more frames per second than allowed";
-        let conv = read::send(frame)
+        let aimed_at = read::send(frame)
             .ok()
             .zip(user)
             .and_then(|(send, user)| send.target.conv_for(&user).ok());
-        match conv {
-            Some(conv) if kind == FrameKind::Send => {
+        match aimed_at {
+            Some(aimed_at) if kind == FrameKind::Send => {
                 self.refuse_send(
                     id,
                     frame.reference,
-                    crate::forward::key_of(&conv),
+                    crate::forward::key_of(&aimed_at),
                     ErrorCode::RateLimited,
                     text,
                 );

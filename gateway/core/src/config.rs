@@ -77,7 +77,7 @@ impl Default for ShardConfig {
             origins: Vec::new(),
             connections_max: 1_000_000,
             connections_per_ip_max: 0,
-            heartbeat: Duration::from_secs(60),
+            heartbeat: Duration::from_mins(1),
             handshake: Duration::from_secs(8),
             close: Duration::from_secs(5),
             queue_bytes_max: 256 * 1024,

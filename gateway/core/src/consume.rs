@@ -20,8 +20,11 @@ use crate::event::{Output, ShardMessage};
 use crate::numbers::{Numbers, Taken};
 use crate::shard::Shard;
 
-/// Credit of a fetch, in bytes. It is opened again when half of it is used.
+/// Credit of a fetch, in bytes. The next one is opened when it is used up: one that was opened earlier would make
+/// the router send again what is on its way.
 const FETCH_BYTES: u32 = 4 * 1024 * 1024;
+/// A fetch that brought nothing for so long is opened again, in case the router gave it up.
+const QUIET_MAX: Duration = Duration::from_secs(5);
 /// Longest time that a record waits for its report.
 const REPORT_PACE: Duration = Duration::from_millis(5);
 /// How often gaps are reported again while they last.
@@ -40,19 +43,23 @@ pub(crate) struct Consumer {
     changed: Vec<(u64, u16)>,
     unreported_bytes: usize,
     report_at: Option<Duration>,
+    /// When fetches that brought nothing are looked for.
+    quiet_at: Option<Duration>,
 }
 
 #[derive(Debug)]
 struct Partition {
-    partition: u16,
+    number: u16,
     /// Offset of the next record wanted.
     next: u64,
     credit_bytes: u32,
+    /// Whether it brought nothing since fetches were last looked at.
+    is_quiet: bool,
 }
 
 impl Consumer {
-    pub(crate) const fn next_deadline(&self) -> Option<Duration> {
-        self.report_at
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        [self.report_at, self.quiet_at].into_iter().flatten().min()
     }
 
     fn note(&mut self, key: (u64, u16), bytes: usize, due: Duration) {
@@ -73,23 +80,25 @@ impl Shard {
             self.consumer.changed.clear();
         }
         let shards = self.config.shards.max(1);
-        for partition in (0..self.link.partitions()).filter(|partition| partition % shards == self.shard) {
+        for partition in (0..self.link.partitions()).filter(|partition| partition % shards == self.number) {
             if !self
                 .consumer
                 .partitions
                 .iter()
-                .any(|known| known.partition == partition)
+                .any(|known| known.number == partition)
             {
                 self.consumer.partitions.push(Partition {
-                    partition,
+                    number: partition,
                     next: 0,
                     credit_bytes: 0,
+                    is_quiet: false,
                 });
             }
         }
         for at in 0..self.consumer.partitions.len() {
             self.fetch(at);
         }
+        self.consumer.quiet_at = (!self.consumer.partitions.is_empty()).then_some(self.now.mono + QUIET_MAX);
         if !self.consumer.changed.is_empty() {
             self.consumer.report_at = Some(self.now.mono);
         }
@@ -102,7 +111,7 @@ impl Shard {
         partition.credit_bytes = FETCH_BYTES;
         let fetch = BusFetch {
             boot: self.config.boot,
-            partition: partition.partition,
+            partition: partition.number,
             from: partition.next,
             credit_bytes: FETCH_BYTES,
         };
@@ -121,7 +130,7 @@ impl Shard {
             .consumer
             .partitions
             .iter()
-            .position(|known| known.partition == partition)
+            .position(|known| known.number == partition)
         else {
             return;
         };
@@ -144,8 +153,9 @@ impl Shard {
         }
         if let Some(known) = self.consumer.partitions.get_mut(at) {
             known.next = next;
+            known.is_quiet = false;
             known.credit_bytes = known.credit_bytes.saturating_sub(used as u32);
-            if known.credit_bytes < FETCH_BYTES / 2 {
+            if known.credit_bytes == 0 {
                 self.fetch(at);
             }
         }
@@ -219,7 +229,7 @@ impl Shard {
             let is_wanted = wanted
                 .get(usize::from(shard / 64))
                 .is_some_and(|word| word & (1 << (shard % 64)) != 0);
-            if is_wanted && shard != self.shard {
+            if is_wanted && shard != self.number {
                 let shared = shared.get_or_insert_with(|| Arc::from(bytes));
                 self.metrics.consume_handed_over += 1;
                 let message = ShardMessage::Record(Arc::clone(shared));
@@ -255,9 +265,33 @@ impl Shard {
     /// Records of this gateway are lost: every session of every shard syncs.
     fn resync_gateway(&mut self) {
         self.resync_all();
-        for shard in (0..self.config.shards).filter(|shard| *shard != self.shard) {
+        for shard in (0..self.config.shards).filter(|shard| *shard != self.number) {
             self.outputs
                 .push(Output::ToShard(shard, ShardMessage::OverflowedAll));
+        }
+    }
+
+    /// Opens fetches again that brought nothing for long.
+    pub(crate) fn tend_fetches(&mut self) {
+        let now = self.now.mono;
+        if self.consumer.quiet_at.is_none_or(|at| at > now) {
+            return;
+        }
+        if !self.link.is_established() {
+            // All are opened with the next link.
+            self.consumer.quiet_at = None;
+            return;
+        }
+        self.consumer.quiet_at = Some(now + QUIET_MAX);
+        for at in 0..self.consumer.partitions.len() {
+            let was_quiet = self
+                .consumer
+                .partitions
+                .get_mut(at)
+                .is_some_and(|known| std::mem::replace(&mut known.is_quiet, true));
+            if was_quiet {
+                self.fetch(at);
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use crate::event::Output;
 use crate::forward::REQUEST_WINDOW;
 use crate::outbound::Lane;
 use crate::shard::Shard;
-use crate::table::{OPENING_BYTES_MAX, Stage, flag};
+use crate::table::{OPENING_BYTES_MAX, Rare, Stage, flag};
 
 /// Most bytes held of a blocked connection: what the engine may have read before it heard of the pause.
 pub(crate) const HELD_BYTES_MAX: usize = 1024 * 1024;
@@ -62,7 +62,7 @@ impl Shard {
         };
         let rare = conn.rare();
         if rare.held_bytes() + bytes.len() > limit {
-            *rare = Default::default();
+            *rare = Rare::default();
             let code = if limit == HELD_BYTES_MAX {
                 CloseCode::RateLimited
             } else {
@@ -330,7 +330,7 @@ impl Shard {
                 self.close(id, CloseCode::ProtocolVersion as u16, &error.to_string());
             }
             (Some(reference), _) if !opening => {
-                self.reply_error(id, reference, code_of(error), &error.to_string())
+                self.reply_error(id, reference, code_of(error), &error.to_string());
             }
             _ => self.close(id, CloseCode::Malformed as u16, &error.to_string()),
         }

@@ -15,7 +15,7 @@ use corelane_protocol::id::ConnId;
 use corelane_protocol::ws::{Opcode, server_header};
 
 use crate::encoding;
-use crate::outbound::{Backlog, Lane};
+use crate::outbound::{BacklogPool, Lane};
 use crate::shard::{Arenas, Shard};
 use crate::table::{Conn, Stage, flag};
 use crate::wheel::ticks_in;
@@ -74,7 +74,7 @@ impl Shard {
             ArchivedReceivers::Conns(conns) => {
                 for conn in conns.iter().map(|conn| conn.to_native()) {
                     let id = ConnId(conn);
-                    if id.shard() == self.shard && !self.deliver_to(id, record, &mut encoded) {
+                    if id.shard() == self.number && !self.deliver_to(id, record, &mut encoded) {
                         gone.push(conn);
                     }
                 }
@@ -358,7 +358,7 @@ impl Shard {
     }
 }
 
-fn push_to_backlog(conn: &mut Conn, pool: &mut Vec<Box<Backlog>>, lane: Lane, parts: &[&[u8]]) {
+fn push_to_backlog(conn: &mut Conn, pool: &mut BacklogPool, lane: Lane, parts: &[&[u8]]) {
     conn.out
         .backlog
         .get_or_insert_with(|| pool.pop().unwrap_or_default())

@@ -72,7 +72,7 @@ impl Shard {
             // Slots that are first used from here on are told when they are accepted.
             let share =
                 u128::from(self.conns.slots()) * (elapsed + PACE).as_millis() / whole.as_millis().max(1);
-            return self.tell_to_go(share as u32, whole - elapsed);
+            return self.tell_to_go(share as u32, whole.saturating_sub(elapsed));
         }
         let until = self
             .drain
@@ -113,7 +113,12 @@ impl Shard {
     /// Says good-bye to the router and to the shell once nobody is left.
     pub(crate) fn finish_drain(&mut self) {
         let now = self.now.mono;
-        if self.drain.started.is_none() || self.drain.is_over || self.conns.len() > 0 {
+        let Some(started) = self.drain.started.filter(|_| !self.drain.is_over) else {
+            return;
+        };
+        // `Leave` speaks for the whole gateway: other shards may have sessions until the time is over.
+        let is_alone = self.config.shards <= 1 || now >= started + self.config.drain;
+        if self.conns.len() > 0 || !is_alone {
             return;
         }
         match self.drain.left_at {

@@ -79,7 +79,7 @@ pub enum Input<'buf> {
     DeadlineReached,
     /// The turn is over: give out what was gathered (sends, link batches, shard batches).
     TurnEnded,
-    /// Drain: no more accepts; GoAway to all, paced over the configured time; then close them.
+    /// Drain: no more accepts; `GoAway` to all, paced over the configured time; then close them.
     Drain,
 }
 

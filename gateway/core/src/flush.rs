@@ -6,7 +6,7 @@ use corelane_protocol::arena::Span;
 use corelane_protocol::id::ConnId;
 
 use crate::event::Output;
-use crate::outbound::{Backlog, Outbound, SEND_BYTES, Sending};
+use crate::outbound::{Backlog, BacklogPool, Outbound, SEND_BYTES, Sending};
 use crate::shard::Shard;
 use crate::table::{Stage, flag};
 
@@ -139,7 +139,7 @@ impl Shard {
     }
 }
 
-fn recycle(pool: &mut Vec<Box<Backlog>>, mut backlog: Box<Backlog>) {
+fn recycle(pool: &mut BacklogPool, mut backlog: Box<Backlog>) {
     if pool.len() < BACKLOGS_POOLED {
         backlog.recycle();
         pool.push(backlog);

@@ -82,6 +82,10 @@ pub(crate) struct Waiting {
     bytes: usize,
     ticket: u32,
     active: Vec<ConnId>,
+    #[expect(
+        clippy::vec_box,
+        reason = "the boxes themselves move between the pool and the connections"
+    )]
     pool: Vec<Box<Forwarding>>,
     sweep_at: Duration,
 }
@@ -457,7 +461,7 @@ impl Shard {
         match kind {
             _ if is_answer => self.reply(id, Lane::Control, frame),
             Some(FrameKind::SyncPage | FrameKind::PullPage | FrameKind::Presence) => {
-                self.reply_page(id, frame)
+                self.reply_page(id, frame);
             }
             Some(FrameKind::Typing) => self.reply_payload(id, Lane::Transient, frame),
             Some(FrameKind::Call) => self.reply_payload(id, Lane::Calls, frame),

@@ -199,7 +199,7 @@ impl Shard {
         let info = PeerInfo {
             node: self.config.node.clone(),
             boot: self.config.boot,
-            shard: self.shard,
+            shard: self.number,
             shards: self.config.shards,
             cluster_id: self.config.cluster_id,
             ..PeerInfo::default()

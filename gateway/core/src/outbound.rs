@@ -13,6 +13,7 @@
 //! Bounds and what happens when they are reached are decided in `deliver.rs`; this file only counts.
 
 use corelane_protocol::arena::Span;
+use corelane_protocol::ws::header;
 
 use crate::places::Places;
 use crate::wheel::Tick;
@@ -56,6 +57,9 @@ pub(crate) enum Sending {
         since: Tick,
     },
 }
+
+/// Backlogs that wait for their next use.
+pub(crate) type BacklogPool = Vec<Box<Backlog>>;
 
 /// Frames that could not be shared, by lane.
 #[derive(Debug, Default)]
@@ -106,14 +110,12 @@ impl LaneBytes {
 
 /// Length of the server frame at the front of `bytes`, header included.
 fn frame_bytes(bytes: &[u8]) -> usize {
-    match bytes {
-        [_, 127, a, b, c, d, e, f, g, h, ..] => {
-            10 + usize::try_from(u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]))
-                .unwrap_or(usize::MAX / 2)
+    match header::parse(bytes, false) {
+        Ok(Some(header)) => {
+            header.header_bytes + usize::try_from(header.payload_bytes).unwrap_or(usize::MAX / 2)
         }
-        [_, 126, a, b, ..] => 4 + usize::from(u16::from_be_bytes([*a, *b])),
-        [_, short, ..] => 2 + usize::from(*short),
-        _ => bytes.len(),
+        // Only whole frames of this gateway's own are ever queued.
+        Ok(None) | Err(_) => bytes.len(),
     }
 }
 

@@ -40,7 +40,7 @@ impl Walks {
 impl Shard {
     /// Above every one of this gateway boot so far, also of its other shards: by the clock.
     pub(crate) fn next_owner_seq(&mut self) -> u64 {
-        let by_clock = self.now.wall_ms << 20 | u64::from(self.shard & 0x3ff);
+        let by_clock = self.now.wall_ms << 20 | u64::from(self.number & 0x3ff);
         self.owner_seq = by_clock.max(self.owner_seq + 0x400);
         self.owner_seq
     }
@@ -82,10 +82,9 @@ impl Shard {
         }
         match conn.stage {
             Stage::Claiming => self.welcome(id),
-            Stage::Live => {
-                if conn.clear(flag::RECLAIMING) {
-                    self.send_resync(id);
-                }
+            Stage::Live if conn.has(flag::RECLAIMING) => {
+                conn.clear(flag::RECLAIMING);
+                self.send_resync(id);
             }
             _ => {}
         }

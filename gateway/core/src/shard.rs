@@ -16,7 +16,7 @@ use crate::event::{Input, Output, ShardMessage};
 use crate::forward::Waiting;
 use crate::link::Link;
 use crate::metrics::ShardMetrics;
-use crate::outbound::Backlog;
+use crate::outbound::BacklogPool;
 use crate::session::Walks;
 use crate::table::Table;
 use crate::wheel::{Tick, Wheel, tick_at};
@@ -30,7 +30,8 @@ use crate::wheel::{Tick, Wheel, tick_at};
 #[derive(Debug)]
 pub struct Shard {
     pub(crate) config: ShardConfig,
-    pub(crate) shard: u16,
+    /// Number of this shard.
+    pub(crate) number: u16,
     pub(crate) now: Now,
     pub(crate) tick: Tick,
     pub(crate) outputs: Vec<Output>,
@@ -42,7 +43,7 @@ pub struct Shard {
     pub(crate) unblocked: Vec<ConnId>,
     pub(crate) arenas: Arenas,
     /// Backlogs that wait for their next use.
-    pub(crate) backlogs: Vec<Box<Backlog>>,
+    pub(crate) backlogs: BacklogPool,
     pub(crate) scratch: Vec<u8>,
     pub(crate) owned_bytes: u64,
     pub(crate) addresses: HashMap<u32, IpAddr>,
@@ -81,7 +82,7 @@ impl Shard {
         Self {
             link: Link::new(config.routers.clone(), now.mono, shard),
             config,
-            shard,
+            number: shard,
             now,
             tick,
             outputs: Vec::new(),
@@ -175,6 +176,7 @@ impl Shard {
     fn turn_ended(&mut self) {
         self.tend_link();
         self.walk();
+        self.tend_fetches();
         self.report_consumed();
         self.tend_drain();
         // What was held may be used before frames leave, so that its answers leave with them.

@@ -134,7 +134,7 @@ fn a_record_for_other_shards_is_handed_over_once_each_and_delivered_there() {
 }
 
 #[test]
-fn partitions_are_shared_out_and_credit_is_opened_at_half() {
+fn partitions_are_shared_out_and_a_fetch_is_opened_when_the_last_is_used_up() {
     let mut config = config();
     config.shards = 2;
     let mut world = World::new(config);
@@ -151,7 +151,7 @@ fn partitions_are_shared_out_and_credit_is_opened_at_half() {
         .collect();
     assert_eq!(partitions, [0, 2]);
     let ab = conv("alice", "bob");
-    for number in 1..=45 {
+    for number in 1..=75 {
         world.publish(&record(number, &ab, number..=number, 60_000, &[bob]));
         world.turn();
     }
@@ -160,7 +160,7 @@ fn partitions_are_shared_out_and_credit_is_opened_at_half() {
     let fetch = frame::access::<ArchivedBusFetch>(&fetches[0].body).unwrap();
     assert_eq!((fetch.boot.to_native(), fetch.partition.to_native()), (77, 0));
     assert!(
-        (30..=40).contains(&fetch.from.to_native()),
+        (65..=75).contains(&fetch.from.to_native()),
         "{}",
         fetch.from.to_native()
     );
@@ -215,4 +215,23 @@ fn a_record_that_is_none_is_counted_and_skipped() {
     world.turn();
     assert_eq!(world.frames(bob).len(), 1);
     assert_eq!(world.shard.metrics().consume_malformed, 1);
+}
+
+#[test]
+fn a_fetch_that_brings_nothing_is_opened_again_from_where_it_stands() {
+    let mut world = World::new(config());
+    let bob = world.login("bob");
+    world.publish(&record(1, &conv("alice", "bob"), 1..=1, 10, &[bob]));
+    world.got.clear();
+    world.pass(Duration::from_secs(11));
+    let fetches = world.got(RecordKind::BusFetch);
+    let from: Vec<(u16, u64)> = fetches
+        .iter()
+        .map(|got| frame::access::<ArchivedBusFetch>(&got.body).unwrap())
+        .map(|fetch| (fetch.partition.to_native(), fetch.from.to_native()))
+        .collect();
+    assert!(
+        from.contains(&(0, 1)) && from.contains(&(3, 0)) && from.len() <= 8,
+        "{from:?}"
+    );
 }

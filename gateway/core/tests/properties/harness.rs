@@ -216,7 +216,7 @@ impl World {
                 if let LinkEvent::Record(record) = event {
                     let kind = record.known_kind().expect("a shard sends known records");
                     if kind == RecordKind::Claim {
-                        let claim = frame::access::<ArchivedClaim>(record.body).unwrap();
+                        let claim = frame::access::<ArchivedClaim>(record.body).expect("a claim");
                         claims.push((record.conn, claim.owner_seq.to_native()));
                     }
                     got.push(Got {
@@ -351,7 +351,7 @@ impl World {
         loop {
             let next = self.shard.next_deadline().filter(|at| *at <= until);
             let at = next.unwrap_or(until).max(self.now.mono);
-            self.now.wall_ms += (at - self.now.mono).as_millis() as u64;
+            self.now.wall_ms += at.saturating_sub(self.now.mono).as_millis() as u64;
             self.now.mono = at;
             self.input(Input::DeadlineReached);
             self.turn();
@@ -524,7 +524,7 @@ impl World {
                     consumed.gaps.iter().map(|gap| gap.to_native()).collect(),
                 )
             })
-            .last()
+            .next_back()
     }
 
     pub fn kick(&mut self, id: ConnId, owner_seq: u64, code: u16) {

@@ -38,16 +38,15 @@ fn a_malformed_frame_with_a_header_is_answered_and_the_connection_goes_on() {
         world.say(alice, bytes);
     }
     let errors: Vec<_> = world.frames(alice).iter().map(|frame| error(frame)).collect();
-    use ErrorCode::{Malformed, UnknownKind, Unsupported};
     assert_eq!(
         errors,
         [
-            (5, Malformed),
-            (0, Malformed),
-            (6, Malformed),
-            (1, Malformed),
-            (8, Unsupported),
-            (9, UnknownKind)
+            (5, ErrorCode::Malformed),
+            (0, ErrorCode::Malformed),
+            (6, ErrorCode::Malformed),
+            (1, ErrorCode::Malformed),
+            (8, ErrorCode::Unsupported),
+            (9, ErrorCode::UnknownKind)
         ]
     );
     world.say(alice, &ping(10));

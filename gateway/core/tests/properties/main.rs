@@ -1,8 +1,15 @@
 //! One property of a shard per file.
 #![expect(unreachable_pub, reason = "the harness is a module of this test only")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::struct_excessive_bools,
+    reason = "a test that finds something else than it expects ends there"
+)]
 #![expect(clippy::cast_possible_truncation, reason = "test figures are small")]
 
 mod budget;
+mod chaos;
 mod consuming;
 mod deadlines;
 mod demotion;

@@ -57,8 +57,15 @@ fn control_overtakes_messages_that_wait() {
     world.client(bob).stuck = false;
     world.turn();
     let kinds: Vec<FrameKind> = world.frames(bob).iter().map(|frame| kind(frame)).collect();
-    use FrameKind::{Message, Pong};
-    assert_eq!(kinds, [Message, Pong, Message, Message]);
+    assert_eq!(
+        kinds,
+        [
+            FrameKind::Message,
+            FrameKind::Pong,
+            FrameKind::Message,
+            FrameKind::Message
+        ]
+    );
 }
 
 #[test]

@@ -38,9 +38,9 @@ fn a_client_that_does_not_read_its_answers_is_not_read_either() {
     world.client(alice).stuck = false;
     world.turn();
     assert!(!world.client(alice).paused);
-    let pongs = world.seen(alice);
-    assert_eq!(pongs.len(), 4_000);
-    assert!(pongs.iter().all(|pong| *pong == Seen::Pong(vec![7; 125])));
+    let answers = world.seen(alice);
+    assert_eq!(answers.len(), 4_000);
+    assert!(answers.iter().all(|answer| *answer == Seen::Pong(vec![7; 125])));
 }
 
 #[test]
