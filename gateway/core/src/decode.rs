@@ -23,7 +23,7 @@ use crate::table::{OPENING_BYTES_MAX, Rare, Stage, flag};
 /// Most bytes held of a blocked connection: what the engine may have read before it heard of the pause.
 pub(crate) const HELD_BYTES_MAX: usize = 1024 * 1024;
 /// A client that has so many bytes of answers waiting is not read.
-const CONTROL_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const CONTROL_BYTES_MAX: usize = 64 * 1024;
 
 impl Shard {
     /// Bytes arrived.

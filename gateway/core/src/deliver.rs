@@ -5,7 +5,8 @@
 //! queue is half full; a payload frame that finds no room *demotes* its connection. All payload of a demoted
 //! connection is dropped, its places are remembered and told by `PullRequired` (too many: `Resync`) as soon as the
 //! socket takes bytes again, and payload flows again from its next sync or pull on. Pages that a client asked for
-//! have a room of the same size to themselves; one that does not fit is answered `overloaded`.
+//! have a room of the same size to themselves; one that does not fit is answered `overloaded`. Control frames that
+//! nobody asked for (read marks) have `CONTROL_BYTES_MAX`; then the connection is demoted with a `Resync`.
 
 use corelane_protocol::arena::Span;
 use corelane_protocol::bus::{ArchivedBusRecord, ArchivedReceivers};
@@ -14,6 +15,7 @@ use corelane_protocol::frame::{self, FrameKind, body};
 use corelane_protocol::id::ConnId;
 use corelane_protocol::ws::{Opcode, server_header};
 
+use crate::decode::CONTROL_BYTES_MAX;
 use crate::encoding;
 use crate::outbound::{BacklogPool, Lane};
 use crate::shard::{Arenas, Shard};
@@ -118,6 +120,8 @@ impl Shard {
                 if span.is_some_and(|span| self.queue_shared(id, lane, &span, place)) {
                     self.metrics.deliver_messages += u64::from(is_message);
                 }
+            } else if kind_of(&frame.frame) == FrameKind::PullRequired as u16 {
+                self.miss_unknown(id);
             } else {
                 self.miss(id, place);
             }
@@ -137,6 +141,16 @@ impl Shard {
         }
     }
 
+    /// Something that the client would have to act on came before its welcome, or beyond what its queue holds: it is
+    /// told to sync instead.
+    pub(crate) fn miss_unknown(&mut self, id: ConnId) {
+        self.metrics.deliver_dropped += 1;
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.rare().missed.overflow();
+            self.list(id);
+        }
+    }
+
     /// Queues a frame that others share. Returns whether it will leave.
     pub(crate) fn queue_shared(
         &mut self,
@@ -146,7 +160,9 @@ impl Shard {
         place: Option<Place<'_>>,
     ) -> bool {
         if !self.is_room_for(id, lane, span.len()) {
-            if lane != Lane::Control {
+            if lane == Lane::Control {
+                self.miss_unknown(id);
+            } else {
                 self.miss(id, place);
             }
             return false;
@@ -253,7 +269,7 @@ impl Shard {
     }
 
     /// Whether a frame may be queued; if there is no room, the connection is demoted.
-    fn is_room_for(&mut self, id: ConnId, lane: Lane, len: usize) -> bool {
+    pub(crate) fn is_room_for(&mut self, id: ConnId, lane: Lane, len: usize) -> bool {
         let Some(conn) = self.conns.get(id) else {
             return false;
         };
@@ -261,6 +277,16 @@ impl Shard {
             return false;
         }
         if lane == Lane::Control {
+            // What routers send unasked (read marks) must not grow without bound either.
+            let waiting = conn
+                .out
+                .backlog
+                .as_ref()
+                .map_or(0, |backlog| backlog.control_bytes());
+            if waiting + len > CONTROL_BYTES_MAX {
+                self.demote(id);
+                return false;
+            }
             return true;
         }
         if conn.has(flag::DEMOTED) {

@@ -25,6 +25,7 @@ use crate::deliver::{kind_of, reference_of};
 use crate::outbound::Lane;
 use crate::session::record_of;
 use crate::shard::Shard;
+use crate::table::Stage;
 use crate::wheel::{Tick, ticks_in};
 
 /// Most requests other than sends that may be unanswered at a time.
@@ -447,6 +448,10 @@ impl Shard {
         let (number, reference) = (kind_of(frame), reference_of(frame));
         let kind = FrameKind::from_number(number);
         let is_answer = matches!(kind, Some(FrameKind::SendAck | FrameKind::Error));
+        if self.conns.get(id).is_some_and(|conn| conn.stage != Stage::Live) {
+            // Nothing comes before the welcome; what was to be pulled is found by the sync after it.
+            return;
+        }
         if reference != 0 {
             let is_send_answer = kind == Some(FrameKind::SendAck);
             let known = self.forget(id, |each| {
@@ -466,7 +471,8 @@ impl Shard {
             Some(FrameKind::Typing) => self.reply_payload(id, Lane::Transient, frame),
             Some(FrameKind::Call) => self.reply_payload(id, Lane::Calls, frame),
             Some(FrameKind::Message) => self.reply_payload(id, Lane::Messages, frame),
-            _ => self.reply(id, Lane::Control, frame),
+            _ if self.is_room_for(id, Lane::Control, frame.len()) => self.reply(id, Lane::Control, frame),
+            _ => self.miss_unknown(id),
         }
         self.unblock(id);
     }

@@ -16,7 +16,7 @@ use corelane_protocol::id::ConnId;
 use corelane_protocol::link::body::{
     ArchivedBusBatch, ArchivedClaimed, ArchivedKick, ArchivedRenewed, ArchivedRouterList, Renew,
 };
-use corelane_protocol::link::codec::{LinkCodec, LinkEvent, LinkRole, PeerInfo};
+use corelane_protocol::link::codec::{LinkCodec, LinkError, LinkEvent, LinkRole, PeerInfo};
 use corelane_protocol::link::record::{Record, RecordKind};
 
 use crate::event::{LinkId, Output};
@@ -62,6 +62,7 @@ pub(crate) struct Link {
     renew_at: Duration,
     /// What the last router that was reached said of itself.
     router: Option<PeerInfo>,
+    error: Option<LinkError>,
 }
 
 impl Link {
@@ -79,6 +80,7 @@ impl Link {
             heard_at: now,
             renew_at: now,
             router: None,
+            error: None,
         }
     }
 
@@ -124,6 +126,10 @@ impl Link {
         self.codec
             .as_mut()
             .is_some_and(|codec| codec.push(record).is_ok())
+    }
+
+    pub(crate) const fn take_error(&mut self) -> Option<LinkError> {
+        self.error.take()
     }
 
     /// Whether everything has left.
@@ -226,7 +232,8 @@ impl Shard {
             LinkEvent::Room => {}
         });
         self.link.codec = Some(codec);
-        if fed.is_err() {
+        if let Err(error) = fed {
+            self.link.error = Some(error);
             self.metrics.link_errors += 1;
             return self.close_link();
         }

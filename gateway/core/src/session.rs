@@ -7,6 +7,8 @@
 //!
 //! Owns the walks over all connections ([`WALK_SLOTS`] slots per turn).
 
+use std::time::Duration;
+
 use corelane_protocol::frame::{self, FrameKind, body};
 use corelane_protocol::id::ConnId;
 use corelane_protocol::limits::{
@@ -22,18 +24,30 @@ use crate::table::{Session, Stage, flag};
 
 /// Slots looked at per turn while something is done to all connections.
 const WALK_SLOTS: u32 = 4096;
+/// Time between two rounds of `Resync` to everybody.
+const RESYNC_PACE: Duration = Duration::from_secs(1);
 
 /// Things that are being done to all connections, a part of them per turn.
 #[derive(Debug, Default)]
 pub(crate) struct Walks {
-    /// Claims; whether those of live sessions are made again, too.
-    claim: Option<(u32, bool)>,
+    /// Slots below this have claimed on the present link.
+    claim: Option<u32>,
+    /// Whether live sessions claim again, too. Stays until a walk has come to its end.
+    claims_again: bool,
+    /// Slots below this were told to sync.
     resync: Option<u32>,
+    /// When the next round of that may begin, and whether one is wanted.
+    resync_at: Duration,
+    resync_wanted: bool,
 }
 
 impl Walks {
     pub(crate) const fn are_pending(&self) -> bool {
         self.claim.is_some() || self.resync.is_some()
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.resync_wanted.then_some(self.resync_at)
     }
 }
 
@@ -160,29 +174,34 @@ impl Shard {
 
     /// A link is up: claims that wait are made; after the registry forgot everything, all are made again.
     pub(crate) fn claim_all(&mut self, again: bool) {
-        let again = again || self.walks.claim.is_some_and(|(_, again)| again);
-        self.walks.claim = Some((0, again));
+        self.walks.claims_again |= again;
+        self.walks.claim = Some(0);
     }
 
-    /// All connections may have missed something.
+    /// All connections may have missed something. Rounds begin [`RESYNC_PACE`] apart, so that a gateway that keeps
+    /// losing records does not make all its clients sync all the time.
     pub(crate) fn resync_all(&mut self) {
-        self.walks.resync = Some(0);
+        self.walks.resync_wanted = true;
     }
 
     /// Goes on with what is being done to all connections.
     pub(crate) fn walk(&mut self) {
         let slots = self.conns.slots();
-        if let Some((from, again)) = self.walks.claim
-            && self.link.is_established()
-        {
+        if let Some(from) = self.walks.claim.filter(|_| self.link.is_established()) {
             let until = from.saturating_add(WALK_SLOTS);
             for id in (from..until.min(slots))
                 .filter_map(|slot| self.conns.id_at(slot))
                 .collect::<Vec<_>>()
             {
-                self.claim_in_walk(id, again);
+                self.claim_in_walk(id);
             }
-            self.walks.claim = (until < slots).then_some((until, again));
+            self.walks.claim = (until < slots).then_some(until);
+            self.walks.claims_again &= self.walks.claim.is_some();
+        }
+        if self.walks.resync_wanted && self.walks.resync.is_none() && self.walks.resync_at <= self.now.mono {
+            self.walks.resync_wanted = false;
+            self.walks.resync_at = self.now.mono + RESYNC_PACE;
+            self.walks.resync = Some(0);
         }
         if let Some(from) = self.walks.resync {
             let until = from.saturating_add(WALK_SLOTS);
@@ -200,13 +219,15 @@ impl Shard {
         }
     }
 
-    fn claim_in_walk(&mut self, id: ConnId, again: bool) {
+    fn claim_in_walk(&mut self, id: ConnId) {
+        let again = self.walks.claims_again;
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
         match conn.stage {
             Stage::Claiming => self.claim(id, false),
-            Stage::Live if again => {
+            // One whose second claim was lost with a link makes it once more.
+            Stage::Live if again || conn.has(flag::RECLAIMING) => {
                 conn.set(flag::RECLAIMING);
                 self.claim(id, true);
             }

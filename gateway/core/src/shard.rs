@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use corelane_protocol::arena::Arena;
 use corelane_protocol::id::ConnId;
+use corelane_protocol::link::codec::LinkError;
 use corelane_protocol::time::Now;
 
 use crate::config::ShardConfig;
@@ -150,6 +151,7 @@ impl Shard {
             self.consumer.next_deadline(),
             self.forward_deadline(),
             self.drain.next_deadline(),
+            self.walks.next_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -164,6 +166,11 @@ impl Shard {
     /// Whether a router can be reached.
     pub fn is_linked(&self) -> bool {
         self.link.is_established()
+    }
+
+    /// Why the last link could not be talked to, once: for the log.
+    pub fn take_link_error(&mut self) -> Option<LinkError> {
+        self.link.take_error()
     }
 
     fn deadline_reached(&mut self) {

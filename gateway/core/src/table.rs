@@ -227,6 +227,8 @@ impl Conn {
 pub(crate) struct Table {
     shard: u16,
     pages: Vec<Vec<Conn>>,
+    /// Slots that were ever used lie below this.
+    top: u32,
     count: usize,
     buckets: Vec<u32>,
     sessions: usize,
@@ -237,6 +239,7 @@ impl Table {
         Self {
             shard,
             pages: Vec::new(),
+            top: 0,
             count: 0,
             buckets: vec![NONE; 64],
             sessions: 0,
@@ -268,6 +271,7 @@ impl Table {
         *conn = empty_conn();
         conn.generation = id.generation();
         conn.stage = Stage::Head;
+        self.top = self.top.max(id.slot() + 1);
         self.count += 1;
         true
     }
@@ -281,11 +285,13 @@ impl Table {
         }
     }
 
+    #[inline]
     pub(crate) fn get(&self, id: ConnId) -> Option<&Conn> {
         self.at(id.slot())
             .filter(|conn| conn.generation == id.generation() && id.shard() == self.shard)
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
         let shard = self.shard;
         self.at_mut(id.slot())
@@ -299,8 +305,8 @@ impl Table {
     }
 
     /// Slots that were ever used lie below this.
-    pub(crate) fn slots(&self) -> u32 {
-        (self.pages.len() * PAGE_SLOTS) as u32
+    pub(crate) const fn slots(&self) -> u32 {
+        self.top
     }
 
     pub(crate) const fn len(&self) -> usize {

@@ -155,3 +155,53 @@ fn pages_that_are_not_read_are_answered_overloaded_and_do_not_demote() {
     assert_eq!(errors, [(3, ErrorCode::Overloaded)]);
     assert_eq!(frames.len(), 3);
 }
+
+#[test]
+fn read_marks_for_a_stuck_reader_are_bounded_and_become_a_resync() {
+    use corelane_protocol::bus::{BusFrame, class};
+    use corelane_protocol::frame::{self, body};
+    let mut world = World::new(config());
+    let bob = world.login("bob");
+    world.client(bob).stuck = true;
+    let ab = conv("alice", "bob");
+    for seq in 1..=2000 {
+        let mark = body::ReadUpTo {
+            conv: ab.as_bytes().to_vec(),
+            whose: "alice".to_owned(),
+            seq,
+            n: seq,
+        };
+        let mut marks = record(seq, &ab, seq..=seq, 0, &[bob]);
+        (marks.class, marks.priority) = (class::CONTROL, 0);
+        marks.frames = vec![BusFrame {
+            frame: frame::encode(FrameKind::ReadUpTo, 0, &mark),
+            ..marks.frames.remove(0)
+        }];
+        world.publish(&marks);
+        world.turn();
+        assert!(world.shard.metrics().queued_bytes <= 64 * 1024 + 200);
+    }
+    world.client(bob).stuck = false;
+    world.turn();
+    let frames = world.frames(bob);
+    assert_eq!(
+        frames
+            .iter()
+            .filter(|frame| kind(frame) == FrameKind::Resync)
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn rounds_of_resync_to_everybody_are_a_second_apart() {
+    let mut world = World::new(config());
+    let bob = world.login("bob");
+    for _ in 0..100 {
+        world.input(Input::FromShard(ShardMessage::OverflowedAll));
+        world.pass(Duration::from_millis(20));
+    }
+    world.pass(Duration::from_secs(3));
+    let rounds = world.frames(bob).len();
+    assert!((2..=4).contains(&rounds), "{rounds}");
+}

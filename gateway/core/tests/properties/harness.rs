@@ -210,27 +210,29 @@ impl World {
         };
         let mut claims = Vec::new();
         let got = &mut self.got;
-        router
-            .codec
-            .feed(bytes, &mut |event| {
-                if let LinkEvent::Record(record) = event {
-                    let kind = record.known_kind().expect("a shard sends known records");
-                    if kind == RecordKind::Claim {
-                        let claim = frame::access::<ArchivedClaim>(record.body).expect("a claim");
-                        claims.push((record.conn, claim.owner_seq.to_native()));
-                    }
-                    got.push(Got {
-                        kind,
-                        conn: ConnId(record.conn),
-                        user: record.user.to_owned(),
-                        device: record.device.to_owned(),
-                        lane: record.lane,
-                        reference: record.reference,
-                        body: record.body.to_vec(),
-                    });
+        let fed = router.codec.feed(bytes, &mut |event| {
+            if let LinkEvent::Record(record) = event {
+                let kind = record.known_kind().expect("a shard sends known records");
+                if kind == RecordKind::Claim {
+                    let claim = frame::access::<ArchivedClaim>(record.body).expect("a claim");
+                    claims.push((record.conn, claim.owner_seq.to_native()));
                 }
-            })
-            .expect("a shard's bytes are in order");
+                got.push(Got {
+                    kind,
+                    conn: ConnId(record.conn),
+                    user: record.user.to_owned(),
+                    device: record.device.to_owned(),
+                    lane: record.lane,
+                    reference: record.reference,
+                    body: record.body.to_vec(),
+                });
+            }
+        });
+        if fed.is_err() {
+            // The router hangs up, after what it had to say.
+            self.link_in();
+            return self.cut_link();
+        }
         if self.claims_granted {
             for (conn, owner_seq) in claims {
                 self.answer_claim(ConnId(conn), owner_seq, 0);

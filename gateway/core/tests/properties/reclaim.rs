@@ -66,3 +66,29 @@ fn many_sessions_are_claimed_a_part_per_turn() {
     world.pass(Duration::from_secs(3));
     assert_eq!(world.got(RecordKind::Claim).len(), 200);
 }
+
+#[test]
+fn a_claim_made_again_that_was_lost_with_its_link_is_made_once_more() {
+    let mut world = World::new(config());
+    let alice = world.login("alice");
+    world.incarnation = 2;
+    world.claims_granted = false;
+    world.cut_link();
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.got(RecordKind::Claim).len(), 2, "at login and again");
+    world.claims_granted = true;
+    world.cut_link();
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.got(RecordKind::Claim).len(), 1);
+    assert_eq!(kind(&world.frames(alice)[0]), FrameKind::Resync);
+}
+
+#[test]
+fn a_router_with_another_secret_is_named_as_such() {
+    let mut config = config();
+    config.link_secret.key = b"another".to_vec();
+    let mut world = World::new(config);
+    assert!(!world.shard.is_linked());
+    let error = world.shard.take_link_error().expect("an error");
+    assert!(error.to_string().contains("link secret"), "{error}");
+}
