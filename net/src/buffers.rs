@@ -123,7 +123,7 @@ impl Buffers {
         // SAFETY: `buffer < count`.
         let address = unsafe { self.start_of(buffer) } as u64;
         let position = (self.tail & (self.count - 1)) as usize;
-        let first = self.entries.start().as_ptr().cast::<BufRingEntry>();
+        let first = self.entries.start_as::<BufRingEntry>();
         // SAFETY: `position < count`, and the mapping has `count` entries.
         let entry = unsafe { first.add(position) };
         // SAFETY: the entry lies in the mapping, page alignment is enough for it, and all zeros or what was
@@ -138,7 +138,7 @@ impl Buffers {
 
     /// Shows the kernel the tail.
     fn publish(&self) {
-        let first = self.entries.start().as_ptr().cast::<BufRingEntry>();
+        let first = self.entries.start_as::<BufRingEntry>();
         // SAFETY: `first` is the address of the first entry of the ring, which is mapped.
         let tail = unsafe { BufRingEntry::tail(first) };
         // SAFETY: the tail is two aligned bytes inside the mapping that user and kernel share by atomic

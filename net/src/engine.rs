@@ -163,7 +163,7 @@ impl Engine {
                 events.push(Event::Sent(socket));
             }
         }
-        self.arm_accepts(moment);
+        self.arm_accepts(moment, events);
         let sweep = moment.now >= self.sweep_at;
         if sweep {
             self.sweep_at = moment.now + SWEEP_INTERVAL;
@@ -201,10 +201,10 @@ impl Engine {
             quiet &= !table.ring.has_news();
         }
         if quiet
-            && until > now
+            && let Some(left) = until.checked_sub(now)
             && let Some(first) = self.tables.first_mut()
         {
-            first.ring.enter_and_wait(until - now)?;
+            first.ring.enter_and_wait(left)?;
         }
         for table in self.tables.iter_mut().skip(1) {
             table.ring.silence_bell();
@@ -360,18 +360,15 @@ impl Engine {
             return None;
         }
         let buffers = self.config.later_receive_buffers();
-        match Table::new(&self.config, number, buffers, Some(self.bell.descriptor())) {
-            Ok(table) => {
-                self.ring_retry_at = None;
-                self.tables.push(table);
-                Some(self.tables.len() - 1)
-            }
-            Err(_) => {
-                self.ring_failures += 1;
-                self.ring_retry_at = Some(moment.now + RING_PAUSE);
-                None
-            }
-        }
+        let bell = self.bell.descriptor();
+        let Ok(table) = Table::new(&self.config, number, buffers, Some(bell)) else {
+            self.ring_failures += 1;
+            self.ring_retry_at = Some(moment.now + RING_PAUSE);
+            return None;
+        };
+        self.ring_retry_at = None;
+        self.tables.push(table);
+        Some(usize::from(number))
     }
 }
 

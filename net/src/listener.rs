@@ -15,6 +15,7 @@
     reason = "the kernel writes peer addresses while an accept is in flight"
 )]
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -48,16 +49,13 @@ enum Stopping {
     No,
     /// Armed accepts were cancelled.
     Cancelled,
-    /// What the backlog still holds is being accepted, without waiting for more.
+    /// What the backlog still holds is accepted, without waiting for more.
     Emptying,
-    /// The backlog was found empty.
-    Empty,
 }
 
 impl Listener {
-    fn arms(&self, moment: Moment) -> bool {
-        matches!(self.stopping, Stopping::No | Stopping::Emptying)
-            && self.paused_until.is_none_or(|until| until <= moment.now)
+    fn rests(&self, moment: Moment) -> bool {
+        self.paused_until.is_some_and(|until| until > moment.now)
     }
 }
 
@@ -101,15 +99,21 @@ impl Engine {
         self.stop_further(listener);
     }
 
-    /// Arms what is missing, for all listeners.
-    pub(crate) fn arm_accepts(&mut self, moment: Moment) {
+    /// Arms what is missing, for all listeners, and takes stopping ones further.
+    pub(crate) fn arm_accepts(&mut self, moment: Moment, events: &mut Vec<Event>) {
         for key in 0..self.listeners.keys_end() {
             while let Some(listener) = self.listeners.get_mut(key) {
-                if listener.armed_count >= self.config.reserve_slots() || !listener.arms(moment) {
+                if listener.rests(moment) {
                     break;
                 }
                 listener.paused_until = None;
-                if !self.arm_accept(ListenerId(key), moment) {
+                let goes_on = match listener.stopping {
+                    Stopping::No if listener.armed_count >= self.config.reserve_slots() => false,
+                    Stopping::No => self.arm_accept(ListenerId(key), moment),
+                    Stopping::Cancelled => false,
+                    Stopping::Emptying => self.accept_rest(ListenerId(key), moment, events),
+                };
+                if !goes_on {
                     break;
                 }
             }
@@ -151,24 +155,73 @@ impl Engine {
             state.slots.give_back(slot);
             self.on_accept_error(id, -completion.result, moment);
         } else {
-            state.open_count += 1;
-            let peer = address.cell.into_address();
-            let peer = peer.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-            let socket = state.socket(slot);
-            let reserve = self.open_count() > self.capacity();
-            if let (Some(state), Some(socket)) = (self.tables.get_mut(table), socket) {
-                state.counts.accepted += 1;
-                state.counts.accepted_reserve += u64::from(reserve);
-                events.push(Event::Accepted {
-                    listener: id,
-                    socket,
-                    peer,
-                    reserve,
-                });
-                state.opened(slot, moment);
-            }
+            self.accepted(table, slot, id, address.cell.into_address(), moment, events);
         }
         self.stop_further(id);
+    }
+
+    /// Tells about the connection in `slot`.
+    fn accepted(
+        &mut self,
+        table: usize,
+        slot: u32,
+        listener: ListenerId,
+        peer: Option<SocketAddr>,
+        moment: Moment,
+        events: &mut Vec<Event>,
+    ) {
+        let reserve = self.open_count() >= self.capacity();
+        let Some(table) = self.tables.get_mut(table) else {
+            return;
+        };
+        let Some(socket) = table.socket(slot) else {
+            return;
+        };
+        table.open_count += 1;
+        table.counts.accepted += 1;
+        table.counts.accepted_reserve += u64::from(reserve);
+        events.push(Event::Accepted {
+            listener,
+            socket,
+            peer: peer.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))),
+            reserve,
+        });
+        table.opened(slot, moment);
+    }
+
+    /// Accepts one of those who are left in the backlog of a stopping listener; closes it when there is
+    /// none. An accept in the ring would wait for the next instead. Returns whether to go on.
+    fn accept_rest(&mut self, id: ListenerId, moment: Moment, events: &mut Vec<Event>) -> bool {
+        let Some(number) = self.table_with_room(moment) else {
+            return false;
+        };
+        let Some(listener) = self.listeners.get(id.0) else {
+            return false;
+        };
+        let (socket, peer) = match listener.socket.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.listeners.remove(id.0);
+                return false;
+            }
+            Err(error) => {
+                self.on_accept_error(id, error.raw_os_error().unwrap_or(0), moment);
+                return true;
+            }
+        };
+        let Some(table) = self.tables.get_mut(number) else {
+            return false;
+        };
+        let Some((slot, _)) = table.slots.take(Life::Open) else {
+            return false;
+        };
+        if table.ring.install(slot, socket.as_raw_fd()).is_err() {
+            table.slots.give_back(slot);
+            self.accept_failures += 1;
+            return true;
+        }
+        self.accepted(number, slot, id, peer.as_socket(), moment, events);
+        true
     }
 
     fn on_accept_error(&mut self, id: ListenerId, errno: i32, moment: Moment) {
@@ -177,10 +230,6 @@ impl Engine {
         };
         match errno {
             libc::ECANCELED if listener.stopping != Stopping::No => return,
-            libc::EAGAIN if listener.stopping == Stopping::Emptying => {
-                listener.stopping = Stopping::Empty;
-                return;
-            }
             // The peer gave up, or a network error of the new connection (accept(2)): the next may work.
             libc::ECONNABORTED
             | libc::ECONNRESET
@@ -198,24 +247,14 @@ impl Engine {
         self.accept_failures += 1;
     }
 
-    /// Takes a stopping listener one step further once none of its accepts is armed.
+    /// Lets a stopping listener empty its backlog once none of its accepts is armed.
     fn stop_further(&mut self, id: ListenerId) {
-        let Some(listener) = self.listeners.get_mut(id.0) else {
-            return;
-        };
-        if listener.armed_count > 0 {
-            return;
-        }
-        match listener.stopping {
-            Stopping::No | Stopping::Emptying => {}
-            Stopping::Cancelled => {
-                // From here on an accept answers EAGAIN instead of waiting.
-                listener.stopping = match listener.socket.set_nonblocking(true) {
-                    Ok(()) => Stopping::Emptying,
-                    Err(_) => Stopping::Empty,
-                };
-            }
-            Stopping::Empty => {
+        if let Some(listener) = self.listeners.get_mut(id.0)
+            && listener.armed_count == 0
+            && listener.stopping == Stopping::Cancelled
+        {
+            listener.stopping = Stopping::Emptying;
+            if listener.socket.set_nonblocking(true).is_err() {
                 self.listeners.remove(id.0);
             }
         }
@@ -262,10 +301,11 @@ impl Table {
                 return;
             };
             let address = self.addresses.get(state.aux);
-            if state.life == Life::Accepting && address.is_some_and(|address| address.listener == listener) {
-                if let Some(target) = self.token(slot, Op::Accept) {
-                    self.ring.cancel(target, Token::of(Op::CancelAll));
-                }
+            if state.life == Life::Accepting
+                && address.is_some_and(|address| address.listener == listener)
+                && let Some(target) = self.token(slot, Op::Accept)
+            {
+                self.ring.cancel(target, Token::of(Op::CancelAll));
             }
         }
     }

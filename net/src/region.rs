@@ -31,6 +31,12 @@ impl Region {
         Ok(Self { start, bytes })
     }
 
+    /// Its start as the address of a `T`.
+    pub(crate) const fn start_as<T>(&self) -> *mut T {
+        const { assert!(align_of::<T>() <= 4096, "mappings are aligned to pages") };
+        self.start.as_ptr().cast()
+    }
+
     pub(crate) const fn start(&self) -> NonNull<u8> {
         self.start
     }

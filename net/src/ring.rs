@@ -36,7 +36,6 @@ const REGISTER_FILES_UPDATE: u8 = 6;
 /// Threads of the kernel that run shutdowns, per ring.
 const WORKERS_MAX: u32 = 2;
 /// `POLLRDHUP` and `POLLIN`: bytes or FIN. Errors and hang-ups are always reported.
-#[expect(clippy::cast_sign_loss, reason = "poll masks are bit sets")]
 const READABLE: u32 = (libc::POLLIN | libc::POLLRDHUP) as u16 as u32;
 
 /// What a completion says.

@@ -93,7 +93,7 @@ const NO_SLOT: u32 = u32::MAX;
 /// All slots of a ring. Allocated at once when the ring is made; never grows.
 #[derive(Debug)]
 pub(crate) struct Slots {
-    slots: Vec<Slot>,
+    all: Vec<Slot>,
     /// First slot of the free list, or `NO_SLOT`.
     free_first: u32,
     free_count: u32,
@@ -101,7 +101,7 @@ pub(crate) struct Slots {
 
 impl Slots {
     pub(crate) fn new(count: u32) -> Self {
-        let slots = (0..count)
+        let all = (0..count)
             .map(|slot| Slot {
                 generation: 0,
                 aux: if slot + 1 == count { NO_SLOT } else { slot + 1 },
@@ -114,23 +114,23 @@ impl Slots {
             })
             .collect();
         Self {
-            slots,
+            all,
             free_first: if count == 0 { NO_SLOT } else { 0 },
             free_count: count,
         }
     }
 
     pub(crate) fn get(&self, slot: u32) -> Option<&Slot> {
-        self.slots.get(slot as usize)
+        self.all.get(slot as usize)
     }
 
     pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut Slot> {
-        self.slots.get_mut(slot as usize)
+        self.all.get_mut(slot as usize)
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "made from a 32-bit count")]
     pub(crate) fn count(&self) -> u32 {
-        self.slots.len() as u32
+        self.all.len() as u32
     }
 
     pub(crate) const fn free_count(&self) -> u32 {
@@ -140,7 +140,7 @@ impl Slots {
     /// Takes the slot that was freed last, with `life`; `None` if all are used.
     pub(crate) fn take(&mut self, life: Life) -> Option<(u32, &mut Slot)> {
         let number = self.free_first;
-        let slot = self.slots.get_mut(number as usize)?;
+        let slot = self.all.get_mut(number as usize)?;
         debug_assert_eq!(slot.life, Life::Free, "only free slots are in the free list");
         debug_assert_eq!(slot.in_flight, 0, "nothing of a free slot is in flight");
         self.free_first = slot.aux;
@@ -152,7 +152,7 @@ impl Slots {
     /// Gives a slot back; its id is not valid any more.
     pub(crate) fn give_back(&mut self, number: u32) {
         let free_first = self.free_first;
-        let Some(slot) = self.slots.get_mut(number as usize) else {
+        let Some(slot) = self.all.get_mut(number as usize) else {
             return;
         };
         debug_assert_eq!(
@@ -175,7 +175,7 @@ impl Slots {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<Slot>()
+        self.all.capacity() * size_of::<Slot>()
     }
 }
 

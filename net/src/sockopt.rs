@@ -65,6 +65,13 @@ fn stream(address: SocketAddr, send_buffer_bytes: u32) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Size of an option that is an `int`.
+const OPTION_BYTES: libc::socklen_t = 4;
+const _: () = assert!(
+    size_of::<libc::c_int>() == OPTION_BYTES as usize,
+    "an int has four bytes"
+);
+
 /// Lets connect choose the port, so that one source address serves 28,000 connections per destination
 /// instead of 28,000 in all.
 fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
@@ -76,7 +83,7 @@ fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
             libc::IPPROTO_IP,
             libc::IP_BIND_ADDRESS_NO_PORT,
             (&raw const one).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
+            OPTION_BYTES,
         )
     };
     if answer == 0 {

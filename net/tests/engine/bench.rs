@@ -1,5 +1,4 @@
 //! What the tests share: an engine that is turned until a condition holds, with a deadline.
-#![allow(dead_code, reason = "each test uses a part")]
 
 use std::collections::HashMap;
 use std::io;
@@ -11,7 +10,7 @@ use corelane_net::{BufferId, CloseReason, Engine, EngineConfig, Event, ListenOpt
 use corelane_protocol::arena::Span;
 
 /// How long any condition may take on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -222,7 +221,7 @@ pub(crate) fn reset(client: TcpStream) {
     drop(client);
 }
 
-/// Whether the peer of `client` was told of bytes that are still to be read.
+/// Bytes that arrived at `client` and are still to be read.
 pub(crate) fn unread(client: &TcpStream) -> usize {
     let mut count: libc::c_int = 0;
     #[expect(unsafe_code, reason = "an ioctl that no safe wrapper offers")]
@@ -230,4 +229,24 @@ pub(crate) fn unread(client: &TcpStream) -> usize {
     let answer = unsafe { libc::ioctl(client.as_raw_fd(), libc::FIONREAD, &raw mut count) };
     assert_eq!(answer, 0);
     usize::try_from(count).unwrap()
+}
+
+/// Reads until the connection ends, turning the engine meanwhile; returns the bytes and how it ended.
+pub(crate) fn read_to_end(bench: &mut Bench, client: &mut TcpStream) -> (Vec<u8>, Read) {
+    let mut bytes = Vec::new();
+    let deadline = now() + PATIENCE;
+    loop {
+        match read_now(client) {
+            Read::Bytes(more) => bytes.extend(more),
+            Read::Nothing => {
+                assert!(
+                    now() < deadline,
+                    "the connection did not end: {:?}",
+                    bench.engine.stats()
+                );
+                bench.turn(Duration::from_millis(1));
+            }
+            end => return (bytes, end),
+        }
+    }
 }

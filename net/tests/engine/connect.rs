@@ -1,11 +1,9 @@
 //! Outgoing connections: made, refused, from a chosen address; an engine can talk to another.
 
-mod common;
-
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::time::Duration;
 
-use common::{Bench, small};
+use crate::bench::{Bench, LOOPBACK, PATIENCE, now, small};
 use corelane_net::CloseReason;
 
 #[test]
@@ -15,15 +13,10 @@ fn two_engines_talk() {
     let sockets: Vec<_> = (0..100)
         .map(|_| client.engine.connect(server.address, None).unwrap())
         .collect();
-    let deadline = common::now() + common::PATIENCE;
+    let deadline = now() + PATIENCE;
     let both = |server: &mut Bench, client: &mut Bench, done: &dyn Fn(&Bench, &Bench) -> bool| {
         while !done(server, client) {
-            assert!(
-                common::now() < deadline,
-                "{:?} {:?}",
-                server.engine,
-                client.engine
-            );
+            assert!(now() < deadline, "{:?} {:?}", server.engine, client.engine);
             server.turn(Duration::from_millis(1));
             client.turn(Duration::from_millis(1));
         }
@@ -88,7 +81,7 @@ fn the_peer_sees_the_chosen_source_address() {
 fn a_connection_can_be_given_up_while_it_is_made() {
     // A listener whose backlog is full does not answer.
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    listener.bind(&common::LOOPBACK.into()).unwrap();
+    listener.bind(&LOOPBACK.into()).unwrap();
     listener.listen(0).unwrap();
     let to = listener.local_addr().unwrap().as_socket().unwrap();
     let mut bench = Bench::new(small());
