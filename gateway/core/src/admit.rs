@@ -191,7 +191,7 @@ impl Shard {
                 self.refuse_send(
                     id,
                     frame.reference,
-                    crate::forward::key_of(&aimed_at),
+                    crate::window::key_of(&aimed_at),
                     ErrorCode::RateLimited,
                     text,
                 );

@@ -10,12 +10,10 @@ use corelane_protocol::frame::{
     Frame, FrameError, FrameKind, HEADER_BYTES, body, extension, flag as frame_flag,
 };
 use corelane_protocol::id::ConnId;
-use corelane_protocol::limits::SEND_WINDOW;
 use corelane_protocol::ws::{CloseCode, Item, Opcode, server_header};
 
 use crate::encoding;
 use crate::event::Output;
-use crate::forward::REQUEST_WINDOW;
 use crate::outbound::Lane;
 use crate::shard::Shard;
 use crate::table::{OPENING_BYTES_MAX, Rare, Stage, flag};
@@ -143,13 +141,8 @@ impl Shard {
         let queue_bytes_max = self.config.queue_bytes_max as usize;
         match conn.stage {
             Stage::Live => {
-                let (sends, requests) = conn
-                    .forwarding
-                    .as_ref()
-                    .map_or((0, 0), |forwarding| forwarding.outstanding());
                 conn.has(flag::VERIFYING)
-                    || sends >= usize::from(SEND_WINDOW)
-                    || requests >= REQUEST_WINDOW
+                    || conn.window.as_ref().is_some_and(|window| window.is_full())
                     || conn.out.unasked_bytes() > queue_bytes_max
                     || conn
                         .out

@@ -33,7 +33,7 @@ impl Shard {
             };
             count += 1;
             owned += conn.out.owned_bytes() as u64;
-            active += usize::from(conn.forwarding.is_some());
+            active += usize::from(conn.window.is_some());
             let live = conn.stage == Stage::Live;
             sessions += usize::from(live);
             assert!(
@@ -44,7 +44,7 @@ impl Shard {
                 live || !conn.has(flag::DEMOTED),
                 "only live connections are demoted"
             );
-            assert!(live || conn.forwarding.is_none(), "only live connections forward");
+            assert!(live || conn.window.is_none(), "only live connections forward");
             assert!(
                 !matches!(conn.out.sending, Sending::Ready(_))
                     || conn.has(flag::LISTED)
@@ -82,7 +82,7 @@ impl Shard {
         assert_eq!(owned, self.owned_bytes, "queued bytes are counted right");
         assert_eq!(
             active,
-            self.waiting.active(),
+            self.windows.len(),
             "every window is in the list of windows"
         );
     }

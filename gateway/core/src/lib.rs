@@ -31,7 +31,9 @@ mod places;
 mod session;
 mod shard;
 mod table;
+mod waiting;
 mod wheel;
+mod window;
 
 pub use config::ShardConfig;
 pub use metrics::ShardMetrics;

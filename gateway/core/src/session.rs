@@ -153,7 +153,7 @@ impl Shard {
 
     /// Gives up the route, the window and everything else of a session; the connection may live on to be closed.
     pub(crate) fn end_session(&mut self, id: ConnId) {
-        self.drop_forwarding(id);
+        self.close_window(id);
         self.conns.unindex(id);
         let Some(conn) = self.conns.get_mut(id) else {
             return;

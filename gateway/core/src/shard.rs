@@ -14,13 +14,14 @@ use crate::consume::Consumer;
 use crate::deliver::Encoded;
 use crate::drain::Drain;
 use crate::event::{Input, Output, ShardMessage};
-use crate::forward::Waiting;
 use crate::link::Link;
 use crate::metrics::ShardMetrics;
 use crate::outbound::BacklogPool;
 use crate::session::Walks;
 use crate::table::Table;
+use crate::waiting::Waiting;
 use crate::wheel::{Tick, Wheel, tick_at};
+use crate::window::Windows;
 
 /// The rules of one shard of a gateway.
 ///
@@ -50,6 +51,7 @@ pub struct Shard {
     pub(crate) addresses: HashMap<u32, IpAddr>,
     pub(crate) per_address: HashMap<IpAddr, u32>,
     pub(crate) waiting: Waiting,
+    pub(crate) windows: Windows,
     pub(crate) link: Link,
     pub(crate) consumer: Consumer,
     pub(crate) walks: Walks,
@@ -98,6 +100,7 @@ impl Shard {
             addresses: HashMap::new(),
             per_address: HashMap::new(),
             waiting: Waiting::default(),
+            windows: Windows::default(),
             consumer: Consumer::default(),
             walks: Walks::default(),
             drain: Drain::default(),
@@ -149,7 +152,8 @@ impl Shard {
             self.wheel.next_deadline(),
             self.link.next_deadline(),
             self.consumer.next_deadline(),
-            self.forward_deadline(),
+            self.waiting.next_deadline(),
+            self.windows.next_deadline(),
             self.drain.next_deadline(),
             self.walks.next_deadline(),
         ]
@@ -175,7 +179,8 @@ impl Shard {
 
     fn deadline_reached(&mut self) {
         self.fire_timers();
-        self.expire_forwarded();
+        self.expire_waiting();
+        self.expire_unanswered();
         self.tend_link();
         self.tend_drain();
     }

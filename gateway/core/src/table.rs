@@ -11,10 +11,10 @@ use corelane_protocol::hash::content_hash;
 use corelane_protocol::id::ConnId;
 use corelane_protocol::ws::{Decoder, Role};
 
-use crate::forward::Forwarding;
 use crate::outbound::Outbound;
 use crate::places::Places;
 use crate::wheel::Tick;
+use crate::window::Window;
 
 /// Slots of a page.
 const PAGE_SLOTS: usize = 1024;
@@ -169,7 +169,7 @@ pub(crate) struct Conn {
     pub(crate) out: Outbound,
     pub(crate) opening: Option<Box<Opening>>,
     pub(crate) rare: Option<Box<Rare>>,
-    pub(crate) forwarding: Option<Box<Forwarding>>,
+    pub(crate) window: Option<Box<Window>>,
     pub(crate) session: Option<Session>,
 }
 
@@ -184,7 +184,7 @@ const fn empty_conn() -> Conn {
         out: Outbound::EMPTY,
         opening: None,
         rare: None,
-        forwarding: None,
+        window: None,
         session: Session::nobody(),
     }
 }

@@ -112,6 +112,7 @@ impl Chaos {
             (91, Some(id)) => self.world.input(Input::FromShard(ShardMessage::Overflowed(id))),
             (92, _) => self.world.input(Input::FromShard(ShardMessage::OverflowedAll)),
             (93, Some(id)) if self.world.shard.is_linked() => self.world.kick(id, 0, 4501),
+            (94..97, Some(id)) => self.world.complete(id),
             _ => self.world.turn(),
         }
         self.look();

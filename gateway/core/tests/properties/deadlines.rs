@@ -90,20 +90,6 @@ fn sends_that_find_no_credit_wait_for_their_deadline_and_are_refused_in_order() 
         .map(|number| world.login(&format!("user{number}")))
         .collect();
     world.router_reads = false;
-    let big = |reference| {
-        let mut id = [0; 16];
-        (id[6], id[8], id[0]) = (0x70, 0x80, reference as u8);
-        let send = body::Send {
-            target: body::Target::User("bob".to_owned()),
-            kind: 1,
-            flags: 0,
-            ref_seq: 0,
-            client_msg_id: id,
-            content_type: 0,
-            payload: vec![0; 60_000],
-        };
-        frame::encode(FrameKind::Send, reference, &send)
-    };
     // 8 MiB of credit, then 8 MiB of waiting, then overloaded at once.
     for sender in &senders {
         world.say(*sender, &big(1));
@@ -132,24 +118,61 @@ fn sends_that_find_no_credit_wait_for_their_deadline_and_are_refused_in_order() 
     assert_eq!(world.shard.metrics().forward_waiting, 0);
 }
 
+/// A send of so many bytes.
+fn big(reference: u32) -> Vec<u8> {
+    let mut id = [0; 16];
+    (id[6], id[8], id[0]) = (0x70, 0x80, reference as u8);
+    let send = body::Send {
+        target: body::Target::User("bob".to_owned()),
+        kind: 1,
+        flags: 0,
+        ref_seq: 0,
+        client_msg_id: id,
+        content_type: 0,
+        payload: vec![0; 60_000],
+    };
+    frame::encode(FrameKind::Send, reference, &send)
+}
+
 #[test]
 fn a_send_whose_connection_is_gone_before_it_was_written_is_dropped() {
     let mut world = World::new(config());
-    let senders: Vec<_> = (0..2)
+    let (leaves, stays) = (world.login("leaves"), world.login("stays"));
+    let others: Vec<_> = (0..140)
         .map(|number| world.login(&format!("user{number}")))
         .collect();
     world.router_reads = false;
-    let mut written = 0;
-    for number in 1..=200_u32 {
-        let mut send = send_to("bob", number, false);
-        send.truncate(send.len());
-        world.say(senders[0], &send);
-        written += 1;
+    for other in &others {
+        world.say(*other, &big(1));
     }
-    assert!(written > 0);
-    world.input(corelane_gateway_core::event::Input::PeerClosed(senders[0]));
+    world.say(leaves, &send_to("bob", 1, false));
+    world.say(stays, &send_to("bob", 1, false));
+    let typing = body::Typing {
+        target: body::Target::User("bob".to_owned()),
+        from: String::new(),
+        on: true,
+    };
+    world.say(stays, &frame::encode(FrameKind::TypingStep, 9, &typing));
+    assert!(world.shard.metrics().forward_waiting >= 3);
+    world.input(corelane_gateway_core::event::Input::PeerClosed(leaves));
     world.turn();
-    world.router_reads = true;
-    assert_eq!(world.got(RecordKind::ClientFrame).len(), 0);
-    assert_eq!(world.shard.metrics().sessions, 1);
+    world.got.clear();
+    world.router_reads_again();
+    let sent = world.got(RecordKind::ClientFrame);
+    assert_eq!(sent.len(), 140 + 2);
+    assert!(sent.iter().all(|got| got.conn != leaves));
+    let last: Vec<u32> = sent
+        .iter()
+        .filter(|got| got.conn == stays)
+        .map(|got| got.reference)
+        .collect();
+    assert_eq!(last, [1, 9], "in the order they came");
+    assert_eq!(world.shard.metrics().forward_waiting, 0);
+    world.ack(stays, 1, 1);
+    world.pass(Duration::from_secs(15));
+    assert_eq!(
+        world.frames(stays).len(),
+        1,
+        "what is never answered is not waited for"
+    );
 }

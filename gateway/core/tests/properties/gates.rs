@@ -90,3 +90,25 @@ fn a_permanent_refusal_of_the_router_closes_no_gate() {
     world.say(alice, &send_to("bob", 2, false));
     assert_eq!(world.got(RecordKind::ClientFrame).len(), 2);
 }
+
+#[test]
+fn a_restart_opens_the_gate_of_its_own_conversation_only() {
+    let mut world = World::new(config());
+    let alice = world.login("alice");
+    world.say(alice, &send_to("bob", 1, false));
+    world.say(alice, &send_to("carol", 2, false));
+    world.cut_link();
+    world.pass(std::time::Duration::from_secs(3));
+    world.frames(alice);
+    world.got.clear();
+    world.say(alice, &send_to("bob", 3, true));
+    world.say(alice, &send_to("carol", 4, false));
+    let errors: Vec<_> = world.frames(alice).iter().map(|frame| error(frame)).collect();
+    assert_eq!(errors, [(4, ErrorCode::GateClosed)]);
+    let sent: Vec<u32> = world
+        .got(RecordKind::ClientFrame)
+        .iter()
+        .map(|got| got.reference)
+        .collect();
+    assert_eq!(sent, [3]);
+}

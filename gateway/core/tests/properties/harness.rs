@@ -83,6 +83,8 @@ pub struct World {
     offsets: BTreeMap<u16, u64>,
     pub links_opened: u32,
     busy_conns: BTreeSet<ConnId>,
+    /// What the router did not read yet.
+    unread: Option<(LinkId, Span)>,
 }
 
 pub const SECRET: &[u8] = b"secret of the tests";
@@ -124,6 +126,7 @@ impl World {
             offsets: BTreeMap::new(),
             links_opened: 0,
             busy_conns: BTreeSet::new(),
+            unread: None,
         };
         world.turn();
         world
@@ -189,7 +192,9 @@ impl World {
                     }
                 }
                 Output::LinkSend(id, span) => {
-                    if self.router.as_ref().is_some_and(|router| router.id == id) && self.router_reads {
+                    if !self.router_reads {
+                        self.unread = Some((id, span));
+                    } else if self.router.as_ref().is_some_and(|router| router.id == id) {
                         self.router_takes(&span.to_vec());
                         self.input(Input::LinkSent(id));
                     }
@@ -202,6 +207,16 @@ impl World {
                 Output::Drained => self.drained = true,
             }
         }
+    }
+
+    /// The router reads again, first what it left.
+    pub fn router_reads_again(&mut self) {
+        self.router_reads = true;
+        if let Some((id, span)) = self.unread.take() {
+            self.router_takes(&span.to_vec());
+            self.input(Input::LinkSent(id));
+        }
+        self.turn();
     }
 
     fn router_takes(&mut self, bytes: &[u8]) {
@@ -267,9 +282,9 @@ impl World {
         self.link_in();
     }
 
-    fn link_in(&mut self) {
+    fn link_in(&mut self) -> bool {
         let Some(router) = self.router.as_mut() else {
-            return;
+            return false;
         };
         let mut bytes = Vec::new();
         router.codec.output(&mut bytes);
@@ -277,6 +292,7 @@ impl World {
         if !bytes.is_empty() {
             self.input(Input::LinkReceived(id, &bytes));
         }
+        !bytes.is_empty()
     }
 
     /// Ends turns until nothing moves any more.
@@ -286,9 +302,8 @@ impl World {
                 self.input(Input::DeadlineReached);
             }
             self.input(Input::TurnEnded);
-            self.link_in();
+            let mut moved = self.link_in();
             let busy = std::mem::take(&mut self.busy_conns);
-            let mut moved = false;
             for id in busy {
                 moved |= self.settle(id);
             }
@@ -301,6 +316,17 @@ impl World {
             }
         }
         panic!("the world does not settle");
+    }
+
+    /// The send in flight of one socket leaves, in the middle of a turn.
+    pub fn complete(&mut self, id: ConnId) {
+        let client = self.client(id);
+        let Some(span) = client.in_flight.take() else {
+            return;
+        };
+        client.take(span.to_vec());
+        drop(span);
+        self.input(Input::Sent(id));
     }
 
     /// Completes what the kernel would complete for one socket.

@@ -81,3 +81,21 @@ fn everything_of_a_turn_leaves_in_one_send() {
     assert_eq!(world.shard.metrics().flush_sends, before + 1);
     assert_eq!(world.frames(bob).len(), 5);
 }
+
+#[test]
+fn a_frame_that_comes_between_sent_and_the_end_of_the_turn_does_not_overtake_the_backlog() {
+    let mut world = World::new(config());
+    let bob = world.login("bob");
+    let ab = conv("alice", "bob");
+    world.client(bob).stuck = true;
+    for seq in 1..=3 {
+        world.publish(&record(seq, &ab, seq..=seq, 100, &[bob]));
+        world.turn();
+    }
+    world.complete(bob);
+    world.publish(&record(4, &ab, 4..=4, 100, &[bob]));
+    world.client(bob).stuck = false;
+    world.turn();
+    let seqs: Vec<u64> = world.frames(bob).iter().map(|frame| seq_of(frame)).collect();
+    assert_eq!(seqs, [1, 2, 3, 4]);
+}

@@ -6,7 +6,9 @@ use corelane_protocol::frame::{self, FrameKind};
 use corelane_protocol::link::body::ArchivedClaim;
 use corelane_protocol::link::record::RecordKind;
 
-use crate::harness::{World, config, kind};
+use corelane_protocol::id::ConnId;
+
+use crate::harness::{World, config, hello, kind, upgrade};
 
 #[test]
 fn a_new_incarnation_is_claimed_again_and_each_session_is_told_to_sync_after_its_claim() {
@@ -57,14 +59,19 @@ fn many_sessions_are_claimed_a_part_per_turn() {
     for number in 0..200 {
         world.login(&format!("user{number}"));
     }
-    // One connection far up the table: the walk takes several turns.
-    let far = corelane_protocol::id::ConnId::new(0, 20_000, 1);
+    // One session far up the table: the walk takes several turns.
+    let far = ConnId::new(0, 20_000, 1);
     world.accept_as(far, false);
+    world.bytes(far, &upgrade("/ws", "corelane.rkyv.v1", ""));
+    world.turn();
+    world.say(far, &hello("far", "d"));
+    world.frames(far);
     world.got.clear();
     world.incarnation = 2;
     world.cut_link();
     world.pass(Duration::from_secs(3));
-    assert_eq!(world.got(RecordKind::Claim).len(), 200);
+    assert_eq!(world.got(RecordKind::Claim).len(), 201);
+    assert_eq!(kind(&world.frames(far)[0]), FrameKind::Resync);
 }
 
 #[test]

@@ -1,0 +1,309 @@
+//! What each connection waits for: its window and its gates.
+//!
+//! Owns, per connection that waits for something, a box with what is unanswered ([`SEND_WINDOW`] sends and
+//! [`REQUEST_WINDOW`] requests; when either is full the socket is not read) and the gates that are closed (more than
+//! [`GATES_MAX`]: 4007), and the list of all such connections.
+//!
+//! A *gate* is closed for (connection, conversation) whenever a send is refused here in a way that invites a second
+//! try: later sends of that conversation are then refused too, in order, until one with the restart flag comes, so
+//! that a terminal's messages never overtake each other. When a link is lost everything unanswered on it is
+//! answered `retry` and its gates close; so is what a router does not answer within twice `send_deadline`.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use corelane_protocol::frame::FrameKind;
+use corelane_protocol::frame::error::ErrorCode;
+use corelane_protocol::hash::content_hash;
+use corelane_protocol::id::{ConnId, ConvId};
+use corelane_protocol::limits::{GATES_MAX, SEND_WINDOW};
+use corelane_protocol::ws::CloseCode;
+
+use crate::deliver::{kind_of, reference_of};
+use crate::forward::Outgoing;
+use crate::outbound::Lane;
+use crate::shard::Shard;
+use crate::table::{Conn, Stage};
+use crate::wheel::{Tick, ticks_in};
+
+/// Most requests other than sends that may be unanswered at a time.
+pub(crate) const REQUEST_WINDOW: usize = 64;
+/// Boxes kept for their next use.
+const POOLED: usize = 1024;
+/// How often silence of a router is looked for.
+const SWEEP_PACE: Duration = Duration::from_millis(500);
+
+const _: () = assert!(SEND_WINDOW > 0, "a window of none would send nothing");
+
+/// What a connection waits for.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    /// Place in the list of all that wait for something.
+    position: usize,
+    unanswered: VecDeque<Unanswered>,
+    /// Closed gates, by conversation key.
+    gates: Vec<u64>,
+}
+
+/// A frame without its answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unanswered {
+    /// Tells it from another frame with the same reference.
+    pub(crate) ticket: u32,
+    reference: u32,
+    /// Key of the conversation; 0 for requests.
+    conv: u64,
+    since: Tick,
+    /// Waits for credit: no router has seen it.
+    waits: bool,
+    is_send: bool,
+}
+
+impl Window {
+    /// Whether a send, or another request, would be one too many.
+    pub(crate) fn is_full(&self) -> bool {
+        let sends = self.unanswered.iter().filter(|each| each.is_send).count();
+        sends >= usize::from(SEND_WINDOW) || self.unanswered.len() - sends >= REQUEST_WINDOW
+    }
+
+    fn is_empty(&self) -> bool {
+        self.unanswered.is_empty() && self.gates.is_empty()
+    }
+}
+
+/// All connections that wait for something.
+#[derive(Debug, Default)]
+pub(crate) struct Windows {
+    open: Vec<ConnId>,
+    #[expect(
+        clippy::vec_box,
+        reason = "the boxes themselves move between the pool and the connections"
+    )]
+    pool: Vec<Box<Window>>,
+    sweep_at: Duration,
+}
+
+impl Windows {
+    pub(crate) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// When silence is looked for.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        (!self.open.is_empty()).then_some(self.sweep_at)
+    }
+}
+
+/// What gates know a conversation by. Two of one connection that collide share a gate, which is harmless.
+pub(crate) fn key_of(conv: &ConvId) -> u64 {
+    content_hash(conv.as_bytes())
+}
+
+impl Shard {
+    /// Notes that a frame is to be answered, or waits for credit.
+    pub(crate) fn await_answer(&mut self, id: ConnId, ticket: u32, outgoing: &Outgoing<'_>, waits: bool) {
+        let since = self.tick;
+        self.with_window(id, |window| {
+            window.unanswered.push_back(Unanswered {
+                ticket,
+                reference: outgoing.reference,
+                conv: outgoing.conv.unwrap_or(0),
+                since,
+                waits,
+                is_send: outgoing.conv.is_some(),
+            });
+        });
+    }
+
+    /// A frame that waited for credit gets it. False if nobody waits for it any more.
+    pub(crate) fn has_left_queue(&mut self, id: ConnId, ticket: u32) -> bool {
+        let window = self.conns.get_mut(id).and_then(|conn| conn.window.as_mut());
+        let entry = window.and_then(|window| window.unanswered.iter_mut().find(|each| each.ticket == ticket));
+        if let Some(entry) = entry {
+            entry.waits = false;
+            return true;
+        }
+        false
+    }
+
+    /// Gives up on a router that does not answer.
+    pub(crate) fn expire_unanswered(&mut self) {
+        let now = self.now.mono;
+        if self.windows.open.is_empty() || now < self.windows.sweep_at {
+            return;
+        }
+        self.windows.sweep_at = now + SWEEP_PACE;
+        let patience = ticks_in(2 * self.config.send_deadline);
+        let tick = self.tick;
+        for id in self.windows.open.clone() {
+            while let Some(silent) = self.forget(id, |each| !each.waits && each.since + patience <= tick) {
+                self.give_up(id, silent, "the router did not answer in time");
+                // The others of its conversation come after it: they are answered with it, in order.
+                while let Some(next) = self.forget(id, |each| silent.is_send && each.conv == silent.conv) {
+                    self.give_up(id, next, "the router did not answer in time");
+                }
+                if silent.is_send {
+                    self.close_gate(id, silent.conv);
+                }
+            }
+        }
+    }
+
+    /// Answers what may or may not have been stored.
+    fn give_up(&mut self, id: ConnId, given_up: Unanswered, text: &str) {
+        self.metrics.forward_retry += 1;
+        if given_up.reference != 0 {
+            self.reply_error(id, given_up.reference, ErrorCode::Retry, text);
+        }
+        self.unblock(id);
+    }
+
+    /// The link is lost: whatever is unanswered may or may not have been stored.
+    pub(crate) fn retry_all(&mut self) {
+        self.waiting.clear();
+        for id in self.windows.open.clone() {
+            let mut gates = Vec::new();
+            while let Some(lost) = self.forget(id, |_| true) {
+                self.give_up(id, lost, "the link to the router was lost");
+                if lost.is_send && !gates.contains(&lost.conv) {
+                    gates.push(lost.conv);
+                }
+            }
+            for key in gates {
+                self.close_gate(id, key);
+            }
+        }
+    }
+
+    /// A frame from a router for one connection.
+    pub(crate) fn answered(&mut self, id: ConnId, frame: &[u8]) {
+        let (number, reference) = (kind_of(frame), reference_of(frame));
+        let kind = FrameKind::from_number(number);
+        let is_answer = matches!(kind, Some(FrameKind::SendAck | FrameKind::Error));
+        if self.conns.get(id).is_some_and(|conn| conn.stage != Stage::Live) {
+            // Nothing comes before the welcome; what was to be pulled is found by the sync after it.
+            return;
+        }
+        if reference != 0 {
+            let is_send_answer = kind == Some(FrameKind::SendAck);
+            let known = self.forget(id, |each| {
+                each.reference == reference && !each.waits && (each.is_send || !is_send_answer)
+            });
+            // Exactly one answer per send: one that was given up was answered `retry`.
+            if known.is_none() && is_send_answer {
+                self.metrics.forward_late_answers += 1;
+                return;
+            }
+        }
+        match kind {
+            _ if is_answer => self.reply(id, Lane::Control, frame),
+            Some(FrameKind::SyncPage | FrameKind::PullPage | FrameKind::Presence) => {
+                self.reply_page(id, frame);
+            }
+            Some(FrameKind::Typing) => self.reply_payload(id, Lane::Transient, frame),
+            Some(FrameKind::Call) => self.reply_payload(id, Lane::Calls, frame),
+            Some(FrameKind::Message) => self.reply_payload(id, Lane::Messages, frame),
+            _ if self.is_room_for(id, Lane::Control, frame.len()) => self.reply(id, Lane::Control, frame),
+            _ => self.miss_unknown(id),
+        }
+        self.unblock(id);
+    }
+
+    /// Answers a send that may be tried again, closes its gate, and answers those that wait behind it.
+    pub(crate) fn refuse_send(&mut self, id: ConnId, reference: u32, key: u64, code: ErrorCode, text: &str) {
+        self.reply_error(id, reference, code, text);
+        self.close_gate(id, key);
+    }
+
+    /// Refuses later sends of a conversation, and those that already wait for credit.
+    fn close_gate(&mut self, id: ConnId, key: u64) {
+        let mut gates = 0;
+        self.with_window(id, |window| {
+            if !window.gates.contains(&key) {
+                window.gates.push(key);
+            }
+            gates = window.gates.len();
+        });
+        while let Some(behind) = self.forget(id, |each| each.waits && each.is_send && each.conv == key) {
+            self.metrics.forward_gate_closed += 1;
+            let text = "an earlier send of this conversation was refused";
+            self.reply_error(id, behind.reference, ErrorCode::GateClosed, text);
+        }
+        if gates > GATES_MAX {
+            self.close(
+                id,
+                CloseCode::Overloaded as u16,
+                "too many conversations wait for a restart",
+            );
+        }
+    }
+
+    pub(crate) fn refuse(&mut self, id: ConnId, refused: Unanswered, code: ErrorCode, text: &str) {
+        if refused.is_send {
+            self.refuse_send(id, refused.reference, refused.conv, code, text);
+        } else if refused.reference != 0 {
+            self.reply_error(id, refused.reference, code, text);
+        }
+        self.unblock(id);
+    }
+
+    pub(crate) fn is_gate_closed(&self, id: ConnId, key: u64) -> bool {
+        let window = self.conns.get(id).and_then(|conn| conn.window.as_ref());
+        window.is_some_and(|window| window.gates.contains(&key))
+    }
+
+    pub(crate) fn open_gate(&mut self, id: ConnId, key: u64) {
+        if let Some(window) = self.conns.get_mut(id).and_then(|conn| conn.window.as_mut()) {
+            window.gates.retain(|gate| *gate != key);
+            self.trim_window(id);
+        }
+    }
+
+    /// Takes the first entry that `matches` out of what the connection waits for.
+    pub(crate) fn forget(&mut self, id: ConnId, matches: impl Fn(&Unanswered) -> bool) -> Option<Unanswered> {
+        let window = self.conns.get_mut(id)?.window.as_mut()?;
+        let at = window.unanswered.iter().position(matches)?;
+        let taken = window.unanswered.remove(at);
+        self.trim_window(id);
+        taken
+    }
+
+    fn with_window(&mut self, id: ConnId, change: impl FnOnce(&mut Window)) {
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.session.is_some()) else {
+            return;
+        };
+        let window = conn.window.get_or_insert_with(|| {
+            let mut window = self.windows.pool.pop().unwrap_or_default();
+            window.position = self.windows.open.len();
+            self.windows.open.push(id);
+            window
+        });
+        change(window);
+    }
+
+    /// Frees the box once the connection waits for nothing.
+    fn trim_window(&mut self, id: ConnId) {
+        let is_empty = |conn: &Conn| conn.window.as_ref().is_some_and(|each| each.is_empty());
+        if self.conns.get(id).is_some_and(is_empty) {
+            self.close_window(id);
+        }
+    }
+
+    /// The connection waits for nothing any more: what waits for credit is dropped when its turn comes.
+    pub(crate) fn close_window(&mut self, id: ConnId) {
+        let Some(mut window) = self.conns.get_mut(id).and_then(|conn| conn.window.take()) else {
+            return;
+        };
+        let position = window.position;
+        self.windows.open.swap_remove(position);
+        let moved = self.windows.open.get(position).copied();
+        if let Some(moved) = moved.and_then(|moved| self.conns.get_mut(moved)?.window.as_mut()) {
+            moved.position = position;
+        }
+        window.unanswered.clear();
+        window.gates.clear();
+        if self.windows.pool.len() < POOLED {
+            self.windows.pool.push(window);
+        }
+    }
+}
