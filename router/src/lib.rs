@@ -1,6 +1,24 @@
 //! The router: registry, store, bus, link server and HTTP API.
+//!
+//! [`start`] runs one on threads of its own: `corelane-router` does nothing else, and a gateway embeds one the same way.
+//! The rules are in `corelane-router-core`; here are the sockets, the ports and their adapters.
 
+pub mod api;
 pub mod bus;
 pub mod clock;
+pub mod config;
+mod driver;
+mod fetch;
+mod hub;
+mod intake;
+pub mod keys;
+mod link;
+mod metrics;
 pub mod registry;
+mod requests;
+mod sessions;
+mod shared;
+mod start;
 pub mod store;
+
+pub use self::start::{DemoOptions, RouterHandle, RouterOptions, StartError, start};

@@ -60,6 +60,8 @@ pub struct Facts {
     pub dedupe: Option<Dedupe>,
     /// For groups: whether the sender is a member now. Not read when `check_member` is false.
     pub sender_is_member: bool,
+    /// Members of the group now; 0 for direct conversations.
+    pub member_count: u64,
 }
 
 /// Head of a conversation.
@@ -131,6 +133,7 @@ pub enum Appended {
         /// An earlier send had already stored it: ack, but publish nothing.
         repeated: bool,
     },
-    /// Not stored and never will be.
+    /// Not stored. With a retryable code the store could not write and the same id may be sent again; else it
+    /// never will be.
     Refused(corelane_protocol::frame::error::ErrorCode, String),
 }

@@ -116,6 +116,7 @@ impl RouterCore {
                 self.consumed(boot, partition, number, &gaps, outputs);
             }
             Input::GatewayGone(boot) => self.gateway_gone(boot, outputs),
+            Input::TopicLost(boot) => self.topic_lost(boot, outputs),
             Input::ConnClosed(boot, conn) => self.gates.forget(boot, conn),
             Input::Recovered(recovered) => self.recovered(recovered, outputs),
             Input::Notice(notice) => self.notice(notice, outputs),

@@ -105,9 +105,10 @@ fn refusal(append: &Append, facts: &Facts, now_ms: u64) -> Option<(ErrorCode, St
         if !append.members.create && !exists {
             return Some((ErrorCode::UnknownGroup, format!("there is no group {group}")));
         }
-        if append.members.join.len() > GROUP_MEMBERS_MAX {
+        let members = usize::try_from(facts.member_count).unwrap_or(usize::MAX);
+        if !append.members.join.is_empty() && members.saturating_add(append.members.join.len()) > GROUP_MEMBERS_MAX {
             let text = format!(
-                "{} members are too many, allowed are {GROUP_MEMBERS_MAX}",
+                "{} members and {members} there already are too many, allowed are {GROUP_MEMBERS_MAX}",
                 append.members.join.len()
             );
             return Some((ErrorCode::TooLarge, text));

@@ -91,6 +91,9 @@ pub enum Input {
     },
     /// A gateway left or is dead: nothing is waited for there.
     GatewayGone(u64),
+    /// The topic of a gateway boot dropped what it held; its gateway resyncs all sessions. Nothing that was published
+    /// there before is waited for; numbers go on.
+    TopicLost(u64),
     /// A connection (gateway boot, connection) is gone.
     ConnClosed(u64, u64),
     /// An outbox row that was there at the start.
@@ -116,8 +119,12 @@ pub enum Output {
         boot: u64,
         /// Partition of its topic.
         partition: u16,
+        /// Its number there.
+        number: u64,
         /// The encoded record.
         record: Arc<[u8]>,
+        /// Trace stamp of a sampled message in it; 0 for none.
+        stamp: u64,
     },
     /// These rows need not be kept.
     ClearOutbox(Vec<u64>),

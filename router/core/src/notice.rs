@@ -74,7 +74,9 @@ impl RouterCore {
             outputs.push(Output::Publish {
                 boot,
                 partition,
+                number,
                 record,
+                stamp: 0,
             });
         }
     }

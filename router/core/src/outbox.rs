@@ -79,7 +79,9 @@ impl RouterCore {
                 outputs.push(Output::Publish {
                     boot,
                     partition,
+                    number: *gap,
                     record: Arc::clone(record),
+                    stamp: 0,
                 });
             }
         }
@@ -100,6 +102,20 @@ impl RouterCore {
                 self.release_rows(stream.outstanding.into_values().map(|(row, _)| row), outputs);
             }
         }
+    }
+
+    pub(crate) fn topic_lost(&mut self, boot: u64, outputs: &mut Vec<Output>) {
+        let mut rows = Vec::new();
+        for ((owner, _), stream) in &mut self.outbox.streams {
+            if *owner == boot {
+                rows.extend(
+                    std::mem::take(&mut stream.outstanding)
+                        .into_values()
+                        .map(|(row, _)| row),
+                );
+            }
+        }
+        self.release_rows(rows.into_iter(), outputs);
     }
 
     fn release_rows(&mut self, rows: impl Iterator<Item = u64>, outputs: &mut Vec<Output>) {

@@ -334,10 +334,17 @@ impl RouterCore {
             self.outbox
                 .sent(boot, partition, number, outbox, Arc::clone(&record));
             self.metrics.records += 1;
+            let stamp = stored
+                .iter()
+                .map(|each| each.stamp)
+                .find(|stamp| *stamp != 0)
+                .unwrap_or(0);
             outputs.push(Output::Publish {
                 boot,
                 partition,
+                number,
                 record,
+                stamp,
             });
         }
     }

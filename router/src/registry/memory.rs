@@ -1,64 +1,215 @@
-//! The registry of a single router, in memory: the embedded default.
+//! The registry of one router: routes and leases in memory.
 //!
-//! Owns all routes and leases of its life; a restarted router has another incarnation, and gateways claim again.
-//! Bounded by the sessions there are: every route belongs to a connection of a live gateway.
+//! Owns the routes of every session of the gateways linked to this router. It forgets everything with its process;
+//! the incarnation says so, and the gateways claim again. Bounded by what the gateways hold: one route per session,
+//! [`SESSIONS_PER_USER_MAX`] per user; of each boot the newest [`ENDED_CLAIMS_MAX`] claims that were given up, and
+//! [`DEAD_BOOTS_MAX`] dead boots.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use corelane_protocol::id::{AppId, AppUser, UserId};
-use corelane_protocol::terminal::Terminal;
+use corelane_protocol::id::{AppId, AppUser, BootId, ConnId, UserId};
 
-use super::{ClaimOutcome, ClaimRequest, GatewayEntry, Registry, RegistryError, RouteEntry};
-use crate::clock::Clock;
+use super::{ClaimOutcome, ClaimRequest, Gateway, Registry, RegistryError, Route, SESSIONS_PER_USER_MAX, conflicts};
 
-/// A gateway that does not renew within this time is dead.
+/// How long a gateway lives without a renewal.
 pub const LEASE: Duration = Duration::from_secs(10);
+/// Claims given up that are remembered per boot, so that a late repeat is known as such.
+pub const ENDED_CLAIMS_MAX: usize = 4096;
+/// Dead boots that are remembered.
+pub const DEAD_BOOTS_MAX: usize = 1024;
 
-/// The registry.
-#[derive(Debug)]
+/// Close codes of refusals.
+mod code {
+    pub(super) const POSITION_LOST: u16 = 4003;
+    pub(super) const REPLACED: u16 = 4501;
+    pub(super) const TOO_MANY: u16 = 4505;
+}
+
+/// The memory registry.
 pub struct MemoryRegistry {
     incarnation: u64,
-    clock: Clock,
+    now: Box<dyn Fn() -> Duration + Send + Sync>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    routes: HashMap<AppUser, Vec<(RouteEntry, u64)>>,
-    leases: HashMap<u64, (GatewayEntry, Duration)>,
-    /// Declared dead: their renewals fail.
-    dead: Vec<u64>,
+    gateways: HashMap<BootId, Lease>,
+    dead: VecDeque<BootId>,
+    users: HashMap<AppUser, Vec<Session>>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    gateway: Gateway,
+    until: Duration,
+    /// Who has sessions there, so that a dead boot costs what it held.
+    users: HashMap<AppUser, u32>,
+    ended: VecDeque<(ConnId, u64)>,
+    ended_set: HashSet<(ConnId, u64)>,
+}
+
+#[derive(Debug, Clone)]
+struct Session {
+    route: Route,
+    issued_at_s: u64,
+    again: bool,
+}
+
+impl std::fmt::Debug for MemoryRegistry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryRegistry")
+            .field("incarnation", &self.incarnation)
+            .finish_non_exhaustive()
+    }
 }
 
 impl MemoryRegistry {
-    /// An empty registry. `incarnation` is random.
-    pub fn new(incarnation: u64, clock: Clock) -> Self {
-        Self { incarnation, clock, state: Mutex::default() }
+    /// An empty registry. `incarnation` is drawn at random by the caller; `now` never goes back.
+    pub fn new(incarnation: u64, now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self { incarnation, now: Box::new(now), state: Mutex::default() }
     }
 
-    fn with<T>(&self, body: impl FnOnce(&mut State) -> T) -> T {
-        body(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Routes that are held.
+    pub fn route_count(&self) -> usize {
+        self.lock().users.values().map(Vec::len).sum()
     }
-}
 
-/// Whether two sessions of one user may not both be online.
-fn exclude(one: (Terminal, &str), other: (Terminal, &str)) -> bool {
-    one.0 == other.0
-        && match one.0 {
-            Terminal::Ios | Terminal::Android | Terminal::Desktop | Terminal::Pad => true,
-            Terminal::Web | Terminal::Bot => one.1 == other.1,
-        }
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves the maps whole: every change below is made in one go.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl State {
-    fn drop_gateway(&mut self, boot: u64) {
-        self.routes.retain(|_, routes| {
-            routes.retain(|(route, _)| route.boot != boot);
-            !routes.is_empty()
-        });
+    fn claim(&mut self, claim: ClaimRequest) -> ClaimOutcome {
+        let at = AppUser { app: claim.app, user: claim.user };
+        let route = claim.route;
+        let Some(lease) = self.gateways.get(&route.boot) else {
+            return ClaimOutcome::Refused { code: code::POSITION_LOST };
+        };
+        if lease.ended_set.contains(&(route.conn, route.owner_seq)) {
+            return ClaimOutcome::Refused { code: code::REPLACED };
+        }
+        let sessions = self.users.entry(at.clone()).or_default();
+        if sessions.iter().any(|held| held.route == route) {
+            return ClaimOutcome::Held { kicks: Vec::new() };
+        }
+        let session = Session { route, issued_at_s: claim.issued_at_s, again: claim.again };
+        let (in_the_way, mut rest): (Vec<Session>, Vec<Session>) =
+            sessions.drain(..).partition(|held| in_the_way(&held.route, &session.route));
+        let refusal = if in_the_way.iter().any(|held| outranks(held, &session)) {
+            Some(code::REPLACED)
+        } else if rest.len() >= SESSIONS_PER_USER_MAX {
+            Some(code::TOO_MANY)
+        } else {
+            None
+        };
+        if let Some(code) = refusal {
+            rest.extend(in_the_way);
+            *sessions = rest;
+            self.forget_if_empty(&at);
+            return ClaimOutcome::Refused { code };
+        }
+        let boot = session.route.boot;
+        let conn = session.route.conn;
+        rest.push(session);
+        *sessions = rest;
+        for held in &in_the_way {
+            self.ended(&at, &held.route);
+        }
+        if let Some(lease) = self.gateways.get_mut(&boot) {
+            *lease.users.entry(at).or_default() += 1;
+        }
+        // A connection that claims anew is not told to close.
+        let kicks = in_the_way.into_iter().map(|held| held.route);
+        ClaimOutcome::Held { kicks: kicks.filter(|kick| kick.boot != boot || kick.conn != conn).collect() }
     }
+
+    fn unclaim(&mut self, at: &AppUser, route: &Route) -> bool {
+        let Some(sessions) = self.users.get_mut(at) else {
+            self.remember_ended(route);
+            return false;
+        };
+        let before = sessions.len();
+        sessions.retain(|held| held.route != *route);
+        if sessions.len() == before {
+            self.remember_ended(route);
+            return false;
+        }
+        self.ended(at, route);
+        self.forget_if_empty(at);
+        true
+    }
+
+    /// A session's route was taken out: its boot counts one less and knows its claim as ended.
+    fn ended(&mut self, at: &AppUser, route: &Route) {
+        if let Some(lease) = self.gateways.get_mut(&route.boot)
+            && let Some(count) = lease.users.get_mut(at)
+        {
+            *count -= 1;
+            if *count == 0 {
+                lease.users.remove(at);
+            }
+        }
+        self.remember_ended(route);
+    }
+
+    fn remember_ended(&mut self, route: &Route) {
+        let Some(lease) = self.gateways.get_mut(&route.boot) else { return };
+        let claim = (route.conn, route.owner_seq);
+        if lease.ended_set.insert(claim) {
+            lease.ended.push_back(claim);
+        }
+        if lease.ended.len() > ENDED_CLAIMS_MAX
+            && let Some(oldest) = lease.ended.pop_front()
+        {
+            lease.ended_set.remove(&oldest);
+        }
+    }
+
+    fn forget_if_empty(&mut self, at: &AppUser) {
+        if self.users.get(at).is_some_and(Vec::is_empty) {
+            self.users.remove(at);
+        }
+    }
+
+    fn bury(&mut self, boot: BootId) {
+        let Some(lease) = self.gateways.remove(&boot) else { return };
+        for at in lease.users.into_keys() {
+            if let Some(sessions) = self.users.get_mut(&at) {
+                sessions.retain(|held| held.route.boot != boot);
+            }
+            self.forget_if_empty(&at);
+        }
+        self.dead.push_back(boot);
+        if self.dead.len() > DEAD_BOOTS_MAX {
+            self.dead.pop_front();
+        }
+    }
+
+    fn routes(&self, app: AppId, user: UserId) -> Vec<Route> {
+        let sessions = self.users.get(&AppUser { app, user });
+        sessions.map_or_else(Vec::new, |sessions| sessions.iter().map(|held| held.route.clone()).collect())
+    }
+}
+
+/// Whether a held route must go before the other can be held: by policy, or because it is the same connection.
+fn in_the_way(held: &Route, wanted: &Route) -> bool {
+    conflicts(held, wanted) || (held.boot == wanted.boot && held.conn == wanted.conn)
+}
+
+/// Whether a held session stays against a claim that conflicts with it.
+fn outranks(held: &Session, claim: &Session) -> bool {
+    if held.route.boot == claim.route.boot {
+        // Claims of one boot are counted: a smaller number is a late one.
+        return held.route.owner_seq > claim.route.owner_seq;
+    }
+    // A claim that is made again says nothing of when its session logged in. One made in the regular way logged
+    // in after the registry lost its memory, so later; of two made again the newer token wins.
+    claim.again && (!held.again || held.issued_at_s >= claim.issued_at_s)
 }
 
 impl Registry for MemoryRegistry {
@@ -66,103 +217,64 @@ impl Registry for MemoryRegistry {
         self.incarnation
     }
 
-    async fn claim(&self, request: ClaimRequest) -> Result<ClaimOutcome, RegistryError> {
-        Ok(self.with(|state| {
-            let routes = state.routes.entry(request.user).or_default();
-            let mine = |route: &RouteEntry| {
-                route.boot == request.boot && route.conn == request.conn && route.owner_seq == request.owner_seq
-            };
-            if routes.iter().any(|(route, _)| mine(route)) {
-                return ClaimOutcome::default();
-            }
-            let key = (request.terminal, request.device.as_str());
-            // A claim made again does not push out a login that came after it.
-            let newer = routes.iter().any(|(route, issued)| {
-                exclude((route.terminal, &route.device), key) && request.again && *issued > request.issued_at_s
-            });
-            if newer {
-                return ClaimOutcome { refused_code: 4501, kicks: Vec::new() };
-            }
-            let mut kicks = Vec::new();
-            routes.retain(|(route, _)| {
-                let goes = exclude((route.terminal, &route.device), key);
-                if goes {
-                    kicks.push(route.clone());
-                }
-                !goes
-            });
-            let entry = RouteEntry {
-                terminal: request.terminal,
-                device: request.device,
-                boot: request.boot,
-                conn: request.conn,
-                owner_seq: request.owner_seq,
-            };
-            routes.push((entry, request.issued_at_s));
-            ClaimOutcome { refused_code: 0, kicks }
-        }))
+    async fn join(&self, gateway: Gateway) -> Result<bool, RegistryError> {
+        let until = (self.now)() + LEASE;
+        let mut state = self.lock();
+        if state.dead.contains(&gateway.boot) {
+            return Ok(false);
+        }
+        let lease = state.gateways.entry(gateway.boot).or_insert_with(|| Lease {
+            gateway,
+            until,
+            users: HashMap::new(),
+            ended: VecDeque::new(),
+            ended_set: HashSet::new(),
+        });
+        lease.until = until;
+        Ok(true)
     }
 
-    async fn unclaim(&self, user: AppUser, boot: u64, conn: u64, owner_seq: u64) -> Result<(), RegistryError> {
-        self.with(|state| {
-            if let Some(routes) = state.routes.get_mut(&user) {
-                routes.retain(|(route, _)| {
-                    route.boot != boot || route.conn != conn || (owner_seq != 0 && route.owner_seq != owner_seq)
-                });
-                if routes.is_empty() {
-                    state.routes.remove(&user);
-                }
-            }
-        });
+    async fn renew(&self, boot: BootId) -> Result<bool, RegistryError> {
+        let until = (self.now)() + LEASE;
+        let mut state = self.lock();
+        // A lease that ran out unnoticed is simply renewed: nobody acted on the lapse.
+        Ok(state.gateways.get_mut(&boot).map(|lease| lease.until = until).is_some())
+    }
+
+    async fn leave(&self, boot: BootId) -> Result<(), RegistryError> {
+        self.lock().bury(boot);
         Ok(())
     }
 
-    async fn lookup(&self, app: AppId, users: Vec<UserId>) -> Result<Vec<Vec<RouteEntry>>, RegistryError> {
-        Ok(self.with(|state| {
-            let routes = |user| state.routes.get(&AppUser { app, user });
-            users
-                .into_iter()
-                .map(|user| routes(user).into_iter().flatten().map(|(route, _)| route.clone()).collect())
-                .collect()
-        }))
+    async fn reap(&self) -> Result<Vec<BootId>, RegistryError> {
+        let now = (self.now)();
+        let mut state = self.lock();
+        let lapsed = state.gateways.iter().filter(|(_, lease)| lease.until < now);
+        let lapsed: Vec<BootId> = lapsed.map(|(boot, _)| *boot).collect();
+        for boot in &lapsed {
+            state.bury(*boot);
+        }
+        Ok(lapsed)
     }
 
-    async fn renew(&self, gateway: GatewayEntry) -> Result<bool, RegistryError> {
-        let now = self.clock.now().mono;
-        Ok(self.with(|state| {
-            if state.dead.contains(&gateway.boot) {
-                return false;
-            }
-            state.leases.insert(gateway.boot, (gateway, now + LEASE));
-            true
-        }))
+    async fn claim(&self, claim: ClaimRequest) -> Result<ClaimOutcome, RegistryError> {
+        Ok(self.lock().claim(claim))
     }
 
-    async fn leave(&self, boot: u64) -> Result<(), RegistryError> {
-        self.with(|state| {
-            state.leases.remove(&boot);
-            state.drop_gateway(boot);
-        });
-        Ok(())
+    async fn unclaim(&self, app: AppId, user: UserId, route: Route) -> Result<bool, RegistryError> {
+        Ok(self.lock().unclaim(&AppUser { app, user }, &route))
     }
 
-    async fn expired(&self) -> Result<Vec<u64>, RegistryError> {
-        let now = self.clock.now().mono;
-        Ok(self.with(|state| {
-            let over: Vec<u64> =
-                state.leases.iter().filter(|(_, (_, until))| *until < now).map(|(boot, _)| *boot).collect();
-            for boot in &over {
-                state.leases.remove(boot);
-                state.drop_gateway(*boot);
-                state.dead.push(*boot);
-            }
-            let excess = state.dead.len().saturating_sub(1024);
-            state.dead.drain(..excess);
-            over
-        }))
+    async fn lookup(&self, app: AppId, users: Vec<UserId>) -> Result<Vec<Vec<Route>>, RegistryError> {
+        let state = self.lock();
+        Ok(users.into_iter().map(|user| state.routes(app, user)).collect())
     }
 
-    async fn gateways(&self) -> Result<Vec<GatewayEntry>, RegistryError> {
-        Ok(self.with(|state| state.leases.values().map(|(gateway, _)| gateway.clone()).collect()))
+    async fn sessions(&self, app: AppId, user: UserId) -> Result<Vec<Route>, RegistryError> {
+        Ok(self.lock().routes(app, user))
+    }
+
+    async fn live_gateways(&self) -> Result<Vec<Gateway>, RegistryError> {
+        Ok(self.lock().gateways.values().map(|lease| lease.gateway.clone()).collect())
     }
 }

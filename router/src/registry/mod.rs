@@ -1,108 +1,125 @@
-//! The registry port: which gateway holds (user, terminal, device).
+//! The registry port: which gateway connection holds (user, terminal).
 //!
-//! An adapter owns routes, leases and the login policy, which lives here only: at most one session per (terminal class)
-//! on phones, tablets and desktops, one per device in browsers and for bots; a newer login replaces an older one.
+//! An adapter owns the routes, the leases of the gateways and the login policy, which lives nowhere else. Claims are
+//! idempotent: one that is repeated or late changes nothing that came after it. "No route" is an answer; "I do not
+//! know" is [`RegistryError::Unavailable`] and never believed to mean offline. Every adapter runs the same contract
+//! tests (`router/tests/registry_contract.rs`).
 
 pub mod memory;
+mod policy;
 
 use std::future::Future;
 
-use corelane_protocol::id::{AppId, AppUser, NodeId};
+use corelane_protocol::id::{AppId, BootId, ConnId, NodeId, UserId};
 use corelane_protocol::terminal::Terminal;
 use thiserror::Error;
 
-/// The registry is away. What depends on it waits; nothing is believed meanwhile.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("registry failed: {0}")]
-pub struct RegistryError(pub String);
+pub use policy::{SESSIONS_PER_USER_MAX, conflicts};
 
-/// A session that wants its route.
+/// The registry cannot be asked. Nothing is known about anybody: keep what waits and ask again.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// It is away.
+    #[error("the registry is away: {0}")]
+    Unavailable(String),
+}
+
+/// A gateway process.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Gateway {
+    /// As its operator named it.
+    pub node: NodeId,
+    /// This start of it.
+    pub boot: BootId,
+}
+
+/// Where a session is connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClaimRequest {
-    /// Whose.
-    pub user: AppUser,
+pub struct Route {
+    /// The gateway.
+    pub gateway: NodeId,
+    /// Its boot.
+    pub boot: BootId,
+    /// The connection there (its shard is in it).
+    pub conn: ConnId,
     /// Terminal class.
     pub terminal: Terminal,
     /// Device, may be empty.
     pub device: String,
-    /// The gateway's boot.
-    pub boot: u64,
-    /// The connection.
-    pub conn: u64,
-    /// Counts the claims of the boot's shard up.
+    /// The claim that made the route: counts the claims of the boot.
     pub owner_seq: u64,
-    /// When the token was issued, s since 1970.
+}
+
+/// A session that wants its route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimRequest {
+    /// Tenant.
+    pub app: AppId,
+    /// Whose session.
+    pub user: UserId,
+    /// What it asks for.
+    pub route: Route,
+    /// When its token was issued, s since 1970.
     pub issued_at_s: u64,
-    /// Made again after a loss: kicks nobody that claimed after it.
+    /// Made again after the registry lost it: gives way to whoever logged in since.
     pub again: bool,
 }
 
-/// A route.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RouteEntry {
-    /// Terminal class.
-    pub terminal: Terminal,
-    /// Device.
-    pub device: String,
-    /// The gateway's boot.
-    pub boot: u64,
-    /// The connection.
-    pub conn: u64,
-    /// The claim.
-    pub owner_seq: u64,
-}
-
 /// What became of a claim.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ClaimOutcome {
-    /// 0, or the close code that the claimant gets.
-    pub refused_code: u16,
-    /// Sessions that must go, with 4501.
-    pub kicks: Vec<RouteEntry>,
-}
-
-/// A live gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GatewayEntry {
-    /// Its name.
-    pub node: NodeId,
-    /// Its boot.
-    pub boot: u64,
+pub enum ClaimOutcome {
+    /// The route is held. These sessions gave way and must be told (4501).
+    Held {
+        /// The routes as they were.
+        kicks: Vec<Route>,
+    },
+    /// Close the connection with this code.
+    Refused {
+        /// Close code: 4501 replaced, 4505 too many sessions, 4003 the boot is dead (take a new one).
+        code: u16,
+    },
 }
 
 /// The registry.
 pub trait Registry: Send + Sync + 'static {
-    /// Changes when everything was forgotten: gateways then claim all sessions again.
+    /// Drawn when the registry lost its memory last. When it changed, gateways claim all their sessions again.
     fn incarnation(&self) -> u64;
 
-    /// Claims a route. Idempotent: the same claim again changes nothing.
-    fn claim(&self, request: ClaimRequest) -> impl Future<Output = Result<ClaimOutcome, RegistryError>> + Send;
+    /// Takes a gateway in and starts its lease. False: this boot was declared dead, it must take a new one.
+    fn join(&self, gateway: Gateway) -> impl Future<Output = Result<bool, RegistryError>> + Send;
 
-    /// Gives a route up, if it is still of this claim.
+    /// Renews a lease. False: the boot was declared dead or never joined.
+    fn renew(&self, boot: BootId) -> impl Future<Output = Result<bool, RegistryError>> + Send;
+
+    /// Ends a lease in order: its routes go, the boot never comes back.
+    fn leave(&self, boot: BootId) -> impl Future<Output = Result<(), RegistryError>> + Send;
+
+    /// Declares the boots dead whose leases ran out, drops their routes, and names them.
+    fn reap(&self) -> impl Future<Output = Result<Vec<BootId>, RegistryError>> + Send;
+
+    /// Asks for a route; applies the login policy.
+    fn claim(&self, claim: ClaimRequest) -> impl Future<Output = Result<ClaimOutcome, RegistryError>> + Send;
+
+    /// Gives a route up if it is still this one, and keeps a late repeat of its claim from bringing it back.
+    /// True: it was still this one.
     fn unclaim(
         &self,
-        user: AppUser,
-        boot: u64,
-        conn: u64,
-        owner_seq: u64,
-    ) -> impl Future<Output = Result<(), RegistryError>> + Send;
+        app: AppId,
+        user: UserId,
+        route: Route,
+    ) -> impl Future<Output = Result<bool, RegistryError>> + Send;
 
-    /// Routes of users, in the order asked for.
+    /// Routes of each user, in the order asked. Those of dead boots are left out.
     fn lookup(
         &self,
         app: AppId,
-        users: Vec<corelane_protocol::id::UserId>,
-    ) -> impl Future<Output = Result<Vec<Vec<RouteEntry>>, RegistryError>> + Send;
+        users: Vec<UserId>,
+    ) -> impl Future<Output = Result<Vec<Vec<Route>>, RegistryError>> + Send;
 
-    /// Makes or keeps a gateway's lease. False: it was declared dead; it must take a new boot.
-    fn renew(&self, gateway: GatewayEntry) -> impl Future<Output = Result<bool, RegistryError>> + Send;
+    /// Routes of one user.
+    fn sessions(&self, app: AppId, user: UserId) -> impl Future<Output = Result<Vec<Route>, RegistryError>> + Send;
 
-    /// Ends a gateway's lease and drops its routes.
-    fn leave(&self, boot: u64) -> impl Future<Output = Result<(), RegistryError>> + Send;
-
-    /// Gateways whose lease ran out since the last call; their routes are dropped.
-    fn expired(&self) -> impl Future<Output = Result<Vec<u64>, RegistryError>> + Send;
-
-    /// Gateways with a lease.
-    fn gateways(&self) -> impl Future<Output = Result<Vec<GatewayEntry>, RegistryError>> + Send;
+    /// Gateways whose lease stands.
+    fn live_gateways(&self) -> impl Future<Output = Result<Vec<Gateway>, RegistryError>> + Send;
 }

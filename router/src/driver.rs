@@ -1,0 +1,379 @@
+//! The driver: the one task that owns the core, and the only file that knows it and the ports.
+//!
+//! Everything that happens is an input; inputs that are there at the same time are handled together, so that a burst
+//! costs one wake-up and answers leave in one batch per link. A port that answers at once is taken at once; one that
+//! takes its time is waited for by a task of its own, whose answer comes back as an input. The queue of inputs holds
+//! [`QUEUE`] batches; who feeds it waits while it is full, so a link that sends too fast is not read for a while.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use corelane_protocol::id::{AppId, BootId, ConnId, UserId};
+use corelane_router_core::RouterCore;
+use corelane_router_core::append::{Append, Batch, Committed};
+use corelane_router_core::event::{Input, Origin, Output, Recovered, Submission};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::bus::{Bus as _, BusError};
+use crate::hub::Outgoing;
+use crate::metrics::Stage;
+use crate::registry::Registry as _;
+use crate::requests::core_route;
+use crate::shared::{Shared, StopReason};
+use crate::store::{MessageStore as _, StoreError};
+
+/// Batches of inputs that wait.
+pub(crate) const QUEUE: usize = 1024;
+/// Batches handled in one go.
+const BATCHES: usize = 256;
+/// A port that failed is asked again after this time.
+const AGAIN: Duration = Duration::from_millis(200);
+/// After a start with rows in the outbox, gateways have this long to claim their sessions again before anybody is
+/// looked for; else what an earlier life left would be published to nobody.
+const RECLAIM: Duration = Duration::from_secs(3);
+/// Most messages of an earlier life that are read at a time.
+const LEFT_MESSAGES: u16 = 200;
+/// A backend's message waits at most this long for its commit, in ms.
+const APPEND_DEADLINE_MS: u64 = 5_000;
+
+/// What the driver is told.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Inputs for the core.
+    Inputs(Vec<Input>),
+    /// A backend's message, and who waits for the answer frame.
+    Append(Box<Append>, oneshot::Sender<Vec<u8>>),
+}
+
+/// Owns the core.
+pub(crate) struct Driver {
+    core: RouterCore,
+    shared: Arc<Shared>,
+    events: mpsc::Receiver<Event>,
+    outputs: Vec<Output>,
+    /// Answers of ports that came at once.
+    ready: VecDeque<Input>,
+    /// Records for each link, until the end of the turn.
+    records: BTreeMap<(u64, u16), Vec<Outgoing>>,
+    backends: HashMap<u64, oneshot::Sender<Vec<u8>>>,
+    next_backend: u64,
+    /// Stamps of sampled sends that are not answered.
+    sampled: HashMap<(u64, u64, u32), u64>,
+    /// Nobody is looked for before.
+    locate_from: Duration,
+}
+
+impl Driver {
+    pub(crate) fn new(shared: Arc<Shared>, events: mpsc::Receiver<Event>) -> Self {
+        let info = shared.store.info();
+        Self {
+            core: RouterCore::new(shared.boot, info.epoch, info.lanes, shared.partitions),
+            shared,
+            events,
+            outputs: Vec::new(),
+            ready: VecDeque::new(),
+            records: BTreeMap::new(),
+            backends: HashMap::new(),
+            next_backend: 1,
+            sampled: HashMap::new(),
+            locate_from: Duration::ZERO,
+        }
+    }
+
+    /// Publishes again what an earlier life left in the outbox. Before anything else.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]: the router cannot keep its promise on this store; do not start.
+    pub(crate) async fn recover(&mut self) -> Result<u64, StoreError> {
+        let store = Arc::clone(&self.shared.store);
+        let (mut after, mut count) = (0, 0);
+        loop {
+            let rows = store.outbox(after).await?;
+            let Some(last) = rows.last() else { break };
+            after = last.id;
+            for row in rows {
+                count += 1;
+                let mut recovered = Vec::new();
+                for (app, conv, first, last) in row.entries {
+                    let mut frames = Vec::new();
+                    let mut from = first;
+                    while from != 0 && from <= last {
+                        let pulled = store.pull(app, conv.clone(), from, last, LEFT_MESSAGES).await?;
+                        from = pulled.next_seq;
+                        frames.extend(pulled.messages);
+                    }
+                    let (outbox, lane) = (row.id, row.lane);
+                    recovered.push(Input::Recovered(Recovered {
+                        outbox,
+                        lane,
+                        app,
+                        conv,
+                        frames,
+                    }));
+                }
+                // All of a row is in the core before the first of it can be published and clear the row.
+                if recovered.is_empty() {
+                    store.clear_outbox(vec![row.id]);
+                }
+                let now = self.shared.clock.now();
+                for input in recovered {
+                    self.core.handle(now, input, &mut self.outputs);
+                }
+            }
+        }
+        if count > 0 {
+            self.locate_from = self.shared.clock.now().mono + RECLAIM;
+        }
+        self.carry_out();
+        Ok(count)
+    }
+
+    /// Runs until the router stops.
+    pub(crate) async fn run(mut self) {
+        let mut events = Vec::with_capacity(BATCHES);
+        loop {
+            let received = tokio::select! {
+                received = self.events.recv_many(&mut events, BATCHES) => received,
+                () = self.shared.stop.cancelled() => return,
+            };
+            if received == 0 {
+                return;
+            }
+            for event in events.drain(..) {
+                match event {
+                    Event::Inputs(inputs) => {
+                        for input in inputs {
+                            self.input(input);
+                        }
+                    }
+                    Event::Append(append, answer) => self.append(*append, answer),
+                }
+            }
+            self.carry_out();
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        match &input {
+            Input::Submit(Submission {
+                origin:
+                    Origin::Client {
+                        boot,
+                        conn,
+                        reference,
+                    },
+                stamp,
+                ..
+            }) if *stamp != 0 => {
+                self.shared
+                    .metrics
+                    .reached(Stage::Admit, self.shared.clock.wall_us(), *stamp);
+                self.sampled.insert((*boot, *conn, *reference), *stamp);
+            }
+            Input::Consumed {
+                boot,
+                partition,
+                number,
+                ..
+            } => {
+                self.shared.bus.consumed(BootId(*boot), *partition, *number);
+            }
+            Input::Committed(_, Committed::Unknown(why)) => self.unknown(why),
+            _ => {}
+        }
+        self.core
+            .handle(self.shared.clock.now(), input, &mut self.outputs);
+    }
+
+    fn append(&mut self, append: Append, answer: oneshot::Sender<Vec<u8>>) {
+        let number = self.next_backend;
+        self.next_backend += 1;
+        self.backends.insert(number, answer);
+        let now_ms = u64::try_from(self.shared.clock.now().mono.as_millis()).unwrap_or(u64::MAX);
+        self.input(Input::Submit(Submission {
+            origin: Origin::Api(number),
+            append,
+            restart: true,
+            deadline_ms: now_ms + APPEND_DEADLINE_MS,
+            stamp: 0,
+        }));
+    }
+
+    fn unknown(&self, why: &str) {
+        tracing::error!(
+            why,
+            "the outcome of a commit is not known; its senders are told to try again"
+        );
+        if let Some(reason) = self.shared.store.poisoned() {
+            self.shared
+                .stop
+                .give(StopReason::Failed(format!("the store failed for good: {reason}")));
+        }
+    }
+
+    /// Does what the core asked for, and hands it what ports answered at once, until both are silent.
+    fn carry_out(&mut self) {
+        loop {
+            let outputs = std::mem::take(&mut self.outputs);
+            if outputs.is_empty() && self.ready.is_empty() {
+                break;
+            }
+            for output in outputs {
+                self.output(output);
+            }
+            while let Some(input) = self.ready.pop_front() {
+                self.input(input);
+            }
+        }
+        for ((boot, shard), records) in std::mem::take(&mut self.records) {
+            if let Some(link) = self.shared.hub.link(boot, shard) {
+                link.send(records);
+            }
+        }
+        self.shared
+            .metrics
+            .set_core(*self.core.metrics(), self.core.in_flight());
+    }
+
+    fn output(&mut self, output: Output) {
+        match output {
+            Output::Answer(
+                Origin::Client {
+                    boot,
+                    conn,
+                    reference,
+                },
+                frame,
+            ) => {
+                if let Some(stamp) = self.sampled.remove(&(boot, conn, reference)) {
+                    self.shared
+                        .metrics
+                        .reached(Stage::Persist, self.shared.clock.wall_us(), stamp);
+                }
+                let records = self.records.entry((boot, ConnId(conn).shard())).or_default();
+                records.push(Outgoing::frame(conn, reference, 0, frame));
+            }
+            Output::Answer(Origin::Api(number), frame) => {
+                if let Some(answer) = self.backends.remove(&number) {
+                    // A caller that went away does not need it.
+                    let _ = answer.send(frame);
+                }
+            }
+            Output::Persist(batch) => self.persist(batch),
+            Output::ClearOutbox(rows) => self.shared.store.clear_outbox(rows),
+            Output::LoadMembers(ticket, app, conv) => {
+                let store = Arc::clone(&self.shared.store);
+                self.ask(ticket, async move {
+                    let members = store
+                        .members(app, conv)
+                        .await
+                        .map_err(|error| error.to_string())?;
+                    Ok(Input::Members(ticket, members.version, members.users))
+                });
+            }
+            Output::Locate(ticket, app, users) => self.locate(ticket, app, users),
+            Output::Publish {
+                boot,
+                partition,
+                number,
+                record,
+                stamp,
+            } => {
+                if stamp != 0 {
+                    self.shared
+                        .metrics
+                        .reached(Stage::Publish, self.shared.clock.wall_us(), stamp);
+                }
+                self.publish(BootId(boot), partition, number, record);
+            }
+        }
+    }
+
+    fn persist(&mut self, batch: Batch) {
+        let shared = Arc::clone(&self.shared);
+        self.start(async move {
+            let lane = batch.lane;
+            let begun = shared.clock.now().mono;
+            let committed = shared.store.commit(batch).await;
+            shared
+                .metrics
+                .committed(shared.clock.now().mono.saturating_sub(begun));
+            Some(Input::Committed(lane, committed))
+        });
+    }
+
+    fn locate(&mut self, ticket: u64, app: AppId, users: Vec<UserId>) {
+        let shared = Arc::clone(&self.shared);
+        let hold = self.locate_from.saturating_sub(shared.clock.now().mono);
+        self.ask(ticket, async move {
+            if !hold.is_zero() {
+                tokio::time::sleep(hold).await;
+            }
+            let found = shared
+                .registry
+                .lookup(app, users)
+                .await
+                .map_err(|error| error.to_string())?;
+            let routes = found
+                .iter()
+                .map(|routes| routes.iter().map(core_route).collect())
+                .collect();
+            Ok(Input::Located(ticket, routes))
+        });
+    }
+
+    fn publish(&mut self, boot: BootId, partition: u16, number: u64, record: Arc<[u8]>) {
+        let bus = Arc::clone(&self.shared.bus);
+        self.start(async move {
+            loop {
+                match bus.publish(boot, partition, number, Arc::clone(&record)).await {
+                    Ok(_) => return None,
+                    Err(error @ BusError::Unavailable(_)) => {
+                        tracing::warn!(%error, "a record is published again");
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                    Err(BusError::NoTopic(_)) => return Some(Input::GatewayGone(boot.0)),
+                    Err(error) => {
+                        tracing::warn!(%error, "what waited for a gateway is lost; its sessions sync again");
+                        return Some(Input::TopicLost(boot.0));
+                    }
+                }
+            }
+        });
+    }
+
+    /// Asks a port; its failure is told to the core after a while, so that it asks again.
+    fn ask(&mut self, ticket: u64, question: impl Future<Output = Result<Input, String>> + Send + 'static) {
+        self.start(async move {
+            match question.await {
+                Ok(input) => Some(input),
+                Err(error) => {
+                    tracing::warn!(error, "a port did not answer; it is asked again");
+                    tokio::time::sleep(AGAIN).await;
+                    Some(Input::Failed(ticket))
+                }
+            }
+        });
+    }
+
+    /// Polls once here; what is not ready then goes on in a task of its own.
+    fn start(&mut self, work: impl Future<Output = Option<Input>> + Send + 'static) {
+        let mut work: Pin<Box<dyn Future<Output = Option<Input>> + Send>> = Box::pin(work);
+        match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(input) => self.ready.extend(input),
+            Poll::Pending => {
+                let shared = Arc::clone(&self.shared);
+                tokio::spawn(async move {
+                    if let Some(input) = work.await {
+                        shared.input(input).await;
+                    }
+                });
+            }
+        }
+    }
+}

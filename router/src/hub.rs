@@ -1,0 +1,194 @@
+//! Which links there are, and the way to each.
+//!
+//! Owns the list of links by (gateway boot, shard) and, for each, the count of bytes that wait to be written. A link
+//! whose gateway does not read is closed at [`LINK_QUEUE_BYTES_MAX`]: the gateway connects again, and what it missed is
+//! pulled or sent again by number. So one slow gateway costs the others nothing.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use corelane_protocol::id::ConnId;
+use corelane_protocol::link::record::{RECORD_HEADER_BYTES, RecordKind};
+use tokio::sync::{Notify, mpsc};
+
+/// Most bytes that wait for one link.
+pub(crate) const LINK_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A record for a gateway shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outgoing {
+    pub(crate) kind: RecordKind,
+    pub(crate) priority: u8,
+    /// 0 for none.
+    pub(crate) conn: u64,
+    pub(crate) reference: u32,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Outgoing {
+    /// A frame for a connection.
+    pub(crate) fn frame(conn: u64, reference: u32, priority: u8, body: Vec<u8>) -> Self {
+        Self {
+            kind: RecordKind::ServerFrame,
+            priority,
+            conn,
+            reference,
+            body,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        RECORD_HEADER_BYTES + self.body.len()
+    }
+}
+
+/// The way to one link.
+#[derive(Debug, Clone)]
+pub(crate) struct LinkHandle {
+    /// Counts links up; a new connection is a new number.
+    pub(crate) id: u64,
+    records: mpsc::UnboundedSender<Vec<Outgoing>>,
+    waiting_bytes: Arc<AtomicUsize>,
+    close: Arc<Notify>,
+}
+
+/// The link's own end of a [`LinkHandle`].
+pub(crate) struct LinkMailbox {
+    pub(crate) records: mpsc::UnboundedReceiver<Vec<Outgoing>>,
+    pub(crate) waiting_bytes: Arc<AtomicUsize>,
+    pub(crate) close: Arc<Notify>,
+}
+
+impl LinkHandle {
+    pub(crate) fn new(id: u64) -> (Self, LinkMailbox) {
+        let (sender, records) = mpsc::unbounded_channel();
+        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        let close = Arc::new(Notify::new());
+        let handle = Self {
+            id,
+            records: sender,
+            waiting_bytes: Arc::clone(&waiting_bytes),
+            close: Arc::clone(&close),
+        };
+        (
+            handle,
+            LinkMailbox {
+                records,
+                waiting_bytes,
+                close,
+            },
+        )
+    }
+
+    /// Queues records. When too much waits already they are dropped and the link is closed.
+    pub(crate) fn send(&self, records: Vec<Outgoing>) {
+        let bytes: usize = records.iter().map(Outgoing::bytes).sum();
+        let before = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > LINK_QUEUE_BYTES_MAX {
+            self.close.notify_one();
+            return;
+        }
+        // A link that ended a moment ago has no receiver; its gateway learns from the end of the link.
+        let _ = self.records.send(records);
+    }
+
+    /// Asks the link to end.
+    pub(crate) fn close(&self) {
+        self.close.notify_one();
+    }
+}
+
+/// All links that are up.
+#[derive(Debug, Default)]
+pub(crate) struct Hub {
+    links: Mutex<BTreeMap<(u64, u16), LinkHandle>>,
+}
+
+impl Hub {
+    /// Adds a link; an older one of the same shard is closed.
+    pub(crate) fn add(&self, boot: u64, shard: u16, link: LinkHandle) {
+        if let Some(older) = self.lock().insert((boot, shard), link) {
+            older.close();
+        }
+    }
+
+    /// Removes a link, unless a newer one took its place. True if the gateway has no link left.
+    pub(crate) fn remove(&self, boot: u64, shard: u16, id: u64) -> bool {
+        let mut links = self.lock();
+        if links.get(&(boot, shard)).is_some_and(|link| link.id == id) {
+            links.remove(&(boot, shard));
+        }
+        !Self::has_links(&links, boot)
+    }
+
+    /// The link to a shard.
+    pub(crate) fn link(&self, boot: u64, shard: u16) -> Option<LinkHandle> {
+        self.lock().get(&(boot, shard)).cloned()
+    }
+
+    /// Sends a record to the shard that owns `conn`, if it has a link.
+    pub(crate) fn send(&self, boot: u64, record: Outgoing) {
+        if let Some(link) = self.link(boot, ConnId(record.conn).shard()) {
+            link.send(vec![record]);
+        }
+    }
+
+    /// How many links there are.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Closes all links.
+    pub(crate) fn close_all(&self) {
+        for link in self.lock().values() {
+            link.close();
+        }
+    }
+
+    fn has_links(links: &BTreeMap<(u64, u16), LinkHandle>, boot: u64) -> bool {
+        links.range((boot, 0)..=(boot, u16::MAX)).next().is_some()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(u64, u16), LinkHandle>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(bytes: usize) -> Outgoing {
+        Outgoing::frame(ConnId::new(3, 1, 1).0, 7, 0, vec![0; bytes])
+    }
+
+    #[test]
+    fn a_newer_link_of_the_same_shard_takes_over() {
+        let hub = Hub::default();
+        let (older, mut older_box) = LinkHandle::new(1);
+        let (newer, mut newer_box) = LinkHandle::new(2);
+        hub.add(9, 3, older);
+        hub.add(9, 3, newer);
+        hub.send(9, record(10));
+        assert!(older_box.records.try_recv().is_err());
+        assert_eq!(newer_box.records.try_recv().unwrap(), [record(10)]);
+        assert!(
+            !hub.remove(9, 3, 1),
+            "the end of the older one does not remove the newer one"
+        );
+        assert!(hub.remove(9, 3, 2));
+    }
+
+    #[tokio::test]
+    async fn a_link_that_is_not_read_is_closed_at_its_bound() {
+        let (link, mut mailbox) = LinkHandle::new(1);
+        let mut queued = 0;
+        for _ in 0..65 {
+            link.send(vec![record(1024 * 1024)]);
+            queued += usize::from(mailbox.records.try_recv().is_ok());
+        }
+        assert_eq!(queued, 63);
+        mailbox.close.notified().await;
+    }
+}

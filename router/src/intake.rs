@@ -1,0 +1,381 @@
+//! Stage admit, the bytes: turns records of a link into what the rest of the router works with.
+//!
+//! Pure. Every field of a client's frame is checked here; what is wrong is answered at once with an `Error` that names
+//! it. Records that say something else than they must are skipped: they come from a gateway that proved who it is.
+
+use corelane_protocol::frame::error::ErrorCode;
+use corelane_protocol::frame::read::{self, Place, TargetId};
+use corelane_protocol::frame::{self, Frame, FrameError, FrameKind, encode_error};
+use corelane_protocol::id::{AppId, ConvId, UserId};
+use corelane_protocol::limits::PAYLOAD_BYTES_MAX;
+
+use corelane_protocol::link::body::{
+    ArchivedBounce, ArchivedBusFetch, ArchivedClaim, ArchivedConsumed, ArchivedUnclaim,
+};
+use corelane_protocol::link::record::{Record, RecordKind};
+use corelane_protocol::terminal::Terminal;
+use corelane_router_core::append::{Append, MemberChange};
+use corelane_router_core::event::{Input, Origin, Submission};
+
+use crate::clock::Clock;
+use crate::hub::Outgoing;
+
+/// A send without a deadline of its own waits at most this long for its commit, in ms.
+const DEADLINE_MS: u64 = 5_000;
+
+/// What a record became.
+#[derive(Debug)]
+pub(crate) enum FromLink {
+    /// For the core.
+    ToDriver(Input),
+    /// An answer that needs nobody else.
+    Refused(Outgoing),
+    /// A client wants to know or tell something.
+    Request(Request),
+    /// A session begins or ends, or the gateway says how it is.
+    Session(SessionRecord),
+    /// Connections were gone.
+    Bounce(BounceRecord),
+    /// Bus records are wanted.
+    Fetch(FetchRecord),
+}
+
+/// A request of a client, other than a send.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) app: AppId,
+    pub(crate) user: UserId,
+    pub(crate) conn: u64,
+    pub(crate) reference: u32,
+    pub(crate) what: What,
+}
+
+/// What is requested.
+#[derive(Debug)]
+pub(crate) enum What {
+    Sync {
+        cursor: Vec<u8>,
+        limit: u16,
+    },
+    Pull(read::PullView),
+    Read(Place),
+    Presence(Vec<UserId>),
+    Typing {
+        conv: ConvId,
+        on: bool,
+    },
+    Call {
+        conv: ConvId,
+        call_id: [u8; 16],
+        step: u8,
+        body: Vec<u8>,
+    },
+}
+
+/// Connections of the gateway that were gone when a record came.
+#[derive(Debug)]
+pub(crate) struct BounceRecord {
+    pub(crate) app: AppId,
+    pub(crate) conv: ConvId,
+    pub(crate) seq: u64,
+    pub(crate) conns: Vec<u64>,
+}
+
+/// A record about sessions.
+#[derive(Debug)]
+pub(crate) enum SessionRecord {
+    Claim {
+        key: SessionKey,
+        reference: u32,
+        issued_at_s: u64,
+        again: bool,
+    },
+    Unclaim(SessionKey),
+    Renew,
+    Leave,
+}
+
+/// Which session.
+#[derive(Debug)]
+pub(crate) struct SessionKey {
+    pub(crate) app: AppId,
+    pub(crate) user: UserId,
+    pub(crate) conn: u64,
+    pub(crate) terminal: Terminal,
+    pub(crate) device: String,
+    pub(crate) owner_seq: u64,
+}
+
+/// A `BusFetch`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FetchRecord {
+    pub(crate) boot: u64,
+    pub(crate) partition: u16,
+    pub(crate) from: u64,
+    pub(crate) credit_bytes: u32,
+}
+
+/// Takes one record of the gateway `boot`.
+pub(crate) fn take_record(
+    boot: u64,
+    own_boot: u64,
+    clock: &Clock,
+    record: &Record<'_>,
+    into: &mut Vec<FromLink>,
+) {
+    let Some(kind) = record.known_kind() else { return };
+    let taken = match kind {
+        RecordKind::ClientFrame => client_frame(boot, clock, record),
+        RecordKind::Claim => claim(record).map(FromLink::Session),
+        RecordKind::Unclaim => unclaim(record).map(FromLink::Session),
+        RecordKind::ConnClosed => Some(FromLink::ToDriver(Input::ConnClosed(boot, record.conn))),
+        RecordKind::Consumed => consumed(boot, own_boot, record),
+        RecordKind::Bounce => bounce(record).map(FromLink::Bounce),
+        RecordKind::BusFetch => fetch(record).map(FromLink::Fetch),
+        RecordKind::Renew => Some(FromLink::Session(SessionRecord::Renew)),
+        RecordKind::Leave => Some(FromLink::Session(SessionRecord::Leave)),
+        RecordKind::ServerFrame
+        | RecordKind::Claimed
+        | RecordKind::Kick
+        | RecordKind::BusBatch
+        | RecordKind::RouterList
+        | RecordKind::Renewed
+        | RecordKind::Credit => None,
+    };
+    into.extend(taken);
+}
+
+/// The code that answers a frame error.
+fn code_of(error: &FrameError) -> ErrorCode {
+    match error {
+        FrameError::CriticalExtension { .. } => ErrorCode::UnknownExtension,
+        FrameError::Kind { .. } => ErrorCode::UnknownKind,
+        _ => ErrorCode::Malformed,
+    }
+}
+
+fn client_frame(boot: u64, clock: &Clock, record: &Record<'_>) -> Option<FromLink> {
+    let refuse = |code, text: &str| {
+        let body = encode_error(record.reference, code, text);
+        Some(FromLink::Refused(Outgoing::frame(
+            record.conn,
+            record.reference,
+            0,
+            body,
+        )))
+    };
+    let Ok(user) = UserId::new(record.user) else {
+        return refuse(ErrorCode::Malformed, "the gateway named no user");
+    };
+    let frame = match Frame::parse(record.body) {
+        Ok(frame) => frame,
+        Err(error) => return refuse(code_of(&error), &error.to_string()),
+    };
+    let taken = match frame.known_kind() {
+        Some(FrameKind::Send) => {
+            return match send(boot, clock, record, &frame, user) {
+                Ok(submission) => Some(submission),
+                Err((code, text)) => refuse(code, &text),
+            };
+        }
+        Some(kind) => request(kind, &frame, &user),
+        None => return refuse(ErrorCode::UnknownKind, "this frame kind is not known here"),
+    };
+    match taken {
+        Ok(Some(what)) => Some(FromLink::Request(Request {
+            app: AppId(record.app),
+            user,
+            conn: record.conn,
+            reference: record.reference,
+            what,
+        })),
+        Ok(None) => None,
+        Err((code, text)) => refuse(code, &text),
+    }
+}
+
+type Refusal = (ErrorCode, String);
+
+fn refusal(error: FrameError) -> Refusal {
+    (code_of(&error), error.to_string())
+}
+
+/// The conversation of a target, for `user`.
+pub(crate) fn conv_of(target: &TargetId, user: &UserId) -> Result<ConvId, Refusal> {
+    let conv = target
+        .conv_for(user)
+        .map_err(|error| (ErrorCode::NotMember, error.to_string()))?;
+    if conv.direct_users().is_none() && !conv.is_group() {
+        return Err((
+            ErrorCode::Unsupported,
+            "rooms are not served by this version".to_owned(),
+        ));
+    }
+    Ok(conv)
+}
+
+fn send(
+    boot: u64,
+    clock: &Clock,
+    record: &Record<'_>,
+    frame: &Frame<'_>,
+    user: UserId,
+) -> Result<FromLink, Refusal> {
+    let body = frame.access::<frame::body::ArchivedSend>().map_err(refusal)?;
+    if body.payload.len() > PAYLOAD_BYTES_MAX {
+        let text = format!(
+            "payload has {} bytes, allowed are {PAYLOAD_BYTES_MAX}",
+            body.payload.len()
+        );
+        return Err((ErrorCode::TooLarge, text));
+    }
+    let view = read::send(frame).map_err(refusal)?;
+    let conv = conv_of(&view.target, &user)?;
+    let now_ms = u64::try_from(clock.now().mono.as_millis()).unwrap_or(u64::MAX);
+    let deadline_ms = match record.deadline_ms {
+        0 => DEADLINE_MS,
+        left => u64::from(left).min(DEADLINE_MS),
+    };
+    let append = Append {
+        app: AppId(record.app),
+        conv,
+        sender: user,
+        client_msg_id: view.client_msg_id,
+        kind: view.kind,
+        flags: view.flags,
+        ref_seq: view.ref_seq,
+        content_type: view.content_type,
+        payload: view.payload.to_vec(),
+        extensions: read::stored_extensions(frame),
+        origin_terminal: record.terminal,
+        origin_device: record.device.to_owned(),
+        members: MemberChange::default(),
+        check_member: true,
+        moves_read_mark: true,
+    };
+    Ok(FromLink::ToDriver(Input::Submit(Submission {
+        origin: Origin::Client {
+            boot,
+            conn: record.conn,
+            reference: record.reference,
+        },
+        append,
+        restart: view.restart,
+        deadline_ms: now_ms + deadline_ms,
+        stamp: record.stamp,
+    })))
+}
+
+/// `None`: nothing to do and nothing to answer.
+fn request(kind: FrameKind, frame: &Frame<'_>, user: &UserId) -> Result<Option<What>, Refusal> {
+    let what = match kind {
+        FrameKind::Sync => {
+            let view = read::sync(frame).map_err(refusal)?;
+            What::Sync {
+                cursor: view.cursor.to_vec(),
+                limit: view.limit,
+            }
+        }
+        FrameKind::Pull => What::Pull(read::pull(frame).map_err(refusal)?),
+        FrameKind::Read => What::Read(read::read(frame).map_err(refusal)?),
+        FrameKind::Delivered => {
+            // Checked, so that a client learns what it does wrong; nothing is kept of it.
+            read::delivered(frame).map_err(refusal)?;
+            return Ok(None);
+        }
+        FrameKind::PresenceQuery => What::Presence(read::presence_query(frame).map_err(refusal)?),
+        FrameKind::TypingStep => {
+            let view = read::typing(frame).map_err(refusal)?;
+            What::Typing {
+                conv: conv_of(&view.target, user)?,
+                on: view.on,
+            }
+        }
+        FrameKind::CallStep => {
+            let view = read::call(frame).map_err(refusal)?;
+            let conv = conv_of(&view.target, user)?;
+            What::Call {
+                conv,
+                call_id: view.call_id,
+                step: view.step,
+                body: view.body.to_vec(),
+            }
+        }
+        FrameKind::JoinRoom | FrameKind::LeaveRoom => {
+            return Err((
+                ErrorCode::Unsupported,
+                "rooms are not served by this version".to_owned(),
+            ));
+        }
+        _ => {
+            return Err((
+                ErrorCode::UnknownKind,
+                "this frame kind is not for routers".to_owned(),
+            ));
+        }
+    };
+    Ok(Some(what))
+}
+
+fn session_key(record: &Record<'_>, owner_seq: u64) -> Option<SessionKey> {
+    Some(SessionKey {
+        app: AppId(record.app),
+        user: UserId::new(record.user).ok()?,
+        conn: record.conn,
+        terminal: Terminal::from_number(record.terminal)?,
+        device: record.device.to_owned(),
+        owner_seq,
+    })
+}
+
+fn claim(record: &Record<'_>) -> Option<SessionRecord> {
+    let body = frame::access::<ArchivedClaim>(record.body).ok()?;
+    Some(SessionRecord::Claim {
+        key: session_key(record, body.owner_seq.to_native())?,
+        reference: record.reference,
+        issued_at_s: body.issued_at_s.to_native(),
+        again: body.again,
+    })
+}
+
+fn unclaim(record: &Record<'_>) -> Option<SessionRecord> {
+    let body = frame::access::<ArchivedUnclaim>(record.body).ok()?;
+    Some(SessionRecord::Unclaim(session_key(
+        record,
+        body.owner_seq.to_native(),
+    )?))
+}
+
+/// Reports about another router's records, or about an earlier life of this one, mean nothing here.
+fn consumed(boot: u64, own_boot: u64, record: &Record<'_>) -> Option<FromLink> {
+    let body = frame::access::<ArchivedConsumed>(record.body).ok()?;
+    (body.router_boot.to_native() == own_boot).then(|| {
+        FromLink::ToDriver(Input::Consumed {
+            boot,
+            partition: body.partition.to_native(),
+            number: body.number.to_native(),
+            gaps: body.gaps.iter().take(256).map(|gap| gap.to_native()).collect(),
+        })
+    })
+}
+
+fn bounce(record: &Record<'_>) -> Option<BounceRecord> {
+    let body = frame::access::<ArchivedBounce>(record.body).ok()?;
+    let conv = ConvId::parse(&body.conv).ok()?;
+    Some(BounceRecord {
+        app: AppId(body.app.to_native()),
+        conv,
+        seq: body.seq.to_native(),
+        conns: body.conns.iter().map(|conn| conn.to_native()).collect(),
+    })
+}
+
+fn fetch(record: &Record<'_>) -> Option<FetchRecord> {
+    let body = frame::access::<ArchivedBusFetch>(record.body).ok()?;
+    Some(FetchRecord {
+        boot: body.boot.to_native(),
+        partition: body.partition.to_native(),
+        from: body.from.to_native(),
+        credit_bytes: body.credit_bytes.to_native(),
+    })
+}

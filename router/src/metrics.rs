@@ -1,0 +1,283 @@
+//! Metrics of the router: every name, in one file. Prometheus text format 0.0.4.
+//!
+//! Counters of the core are copied after each turn; latencies come from sampled messages and from every commit.
+//! Nothing here waits and nothing grows.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use corelane_router_core::RouterMetrics;
+
+use crate::shared::Shared;
+
+/// Upper bounds of the latency buckets, in microseconds.
+const BUCKETS_US: [u64; 14] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    5_000_000,
+];
+
+/// Stages whose latency is measured from the moment a message was decoded at its gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// In the router.
+    Admit,
+    /// Committed and answered.
+    Persist,
+    /// Handed to the bus.
+    Publish,
+}
+
+impl Stage {
+    const ALL: [Self; 3] = [Self::Admit, Self::Persist, Self::Publish];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Admit => "admit",
+            Self::Persist => "persist",
+            Self::Publish => "publish",
+        }
+    }
+}
+
+/// Counts of one latency.
+#[derive(Debug, Default)]
+struct Histogram {
+    buckets: [AtomicU64; BUCKETS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Histogram {
+    fn observe(&self, us: u64) {
+        let index = BUCKETS_US
+            .iter()
+            .position(|bound| us <= *bound)
+            .unwrap_or(BUCKETS_US.len());
+        if let Some(bucket) = self.buckets.get(index) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+        self.sum_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    fn render(&self, name: &str, label: &str, into: &mut String) {
+        let comma = if label.is_empty() { "" } else { "," };
+        let mut total = 0;
+        let bounds = BUCKETS_US
+            .iter()
+            .map(|us| seconds(*us))
+            .chain(["+Inf".to_owned()]);
+        for (bucket, bound) in self.buckets.iter().zip(bounds) {
+            total += bucket.load(Ordering::Relaxed);
+            let _ = writeln!(into, "{name}_bucket{{{label}{comma}le=\"{bound}\"}} {total}");
+        }
+        let labels = if label.is_empty() {
+            String::new()
+        } else {
+            format!("{{{label}}}")
+        };
+        let _ = writeln!(
+            into,
+            "{name}_sum{labels} {}",
+            seconds(self.sum_us.load(Ordering::Relaxed))
+        );
+        let _ = writeln!(into, "{name}_count{labels} {total}");
+    }
+}
+
+fn seconds(us: u64) -> String {
+    format!("{}.{:06}", us / 1_000_000, us % 1_000_000)
+}
+
+/// Everything that is counted outside the core.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    core: Mutex<(RouterMetrics, usize)>,
+    admit: Histogram,
+    persist: Histogram,
+    publish: Histogram,
+    commit: Histogram,
+}
+
+impl Metrics {
+    /// A sampled message that was decoded at `stamp_us` reached a stage at `now_us`.
+    pub(crate) fn reached(&self, stage: Stage, now_us: u64, stamp_us: u64) {
+        self.stage(stage).observe(now_us.saturating_sub(stamp_us));
+    }
+
+    /// A commit took this long, from the core's request to its answer.
+    pub(crate) fn committed(&self, took: Duration) {
+        self.commit
+            .observe(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) fn set_core(&self, counters: RouterMetrics, in_flight: usize) {
+        *self.core.lock().unwrap_or_else(PoisonError::into_inner) = (counters, in_flight);
+    }
+
+    fn core(&self) -> (RouterMetrics, usize) {
+        *self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    const fn stage(&self, stage: Stage) -> &Histogram {
+        match stage {
+            Stage::Admit => &self.admit,
+            Stage::Persist => &self.persist,
+            Stage::Publish => &self.publish,
+        }
+    }
+}
+
+/// Appends the metrics of a router.
+pub(crate) fn render(shared: &Shared, into: &mut String) {
+    let (core, in_flight) = shared.metrics.core();
+    let name = "corelane_stage_messages_total";
+    describe(into, name, "counter", "Messages that passed a stage.");
+    for (stage, count) in [
+        ("persist", core.persisted),
+        ("locate", core.located),
+        ("publish", core.published),
+    ] {
+        let _ = writeln!(into, "{name}{{stage=\"{stage}\"}} {count}");
+    }
+    let name = "corelane_stage_seconds";
+    describe(
+        into,
+        name,
+        "histogram",
+        "Time of sampled messages from decode to a stage.",
+    );
+    for stage in Stage::ALL {
+        shared
+            .metrics
+            .stage(stage)
+            .render(name, &format!("stage=\"{}\"", stage.name()), into);
+    }
+    let name = "corelane_router_commit_seconds";
+    describe(
+        into,
+        name,
+        "histogram",
+        "Time of commits, queueing at the store included.",
+    );
+    shared.metrics.commit.render(name, "", into);
+    let store = shared.store.stats();
+    let counters = [
+        (
+            "corelane_router_admitted_total",
+            "Sends taken into the queue of their lane.",
+            core.admitted,
+        ),
+        ("corelane_router_refused_total", "Sends refused.", core.refused),
+        (
+            "corelane_router_repeated_total",
+            "Sends that an earlier send had stored.",
+            core.repeated,
+        ),
+        (
+            "corelane_router_unknown_commits_total",
+            "Commits whose outcome is not known.",
+            core.unknown,
+        ),
+        (
+            "corelane_router_bus_records_total",
+            "Bus records published.",
+            core.records,
+        ),
+        (
+            "corelane_router_bus_republished_total",
+            "Bus records published again under their number.",
+            core.republished,
+        ),
+        (
+            "corelane_router_outbox_cleared_total",
+            "Outbox rows cleared.",
+            core.cleared,
+        ),
+        (
+            "corelane_store_commits_total",
+            "Transactions committed.",
+            store.commits,
+        ),
+        (
+            "corelane_store_messages_total",
+            "Messages in them.",
+            store.messages,
+        ),
+        (
+            "corelane_store_write_microseconds_total",
+            "Time in SQL before COMMIT.",
+            store.write_us,
+        ),
+        (
+            "corelane_store_sync_microseconds_total",
+            "Time in COMMIT, which holds the fdatasync.",
+            store.sync_us,
+        ),
+        (
+            "corelane_store_checkpoint_microseconds_total",
+            "Time in checkpoints.",
+            store.checkpoint_us,
+        ),
+        (
+            "corelane_store_checkpoints_total",
+            "Checkpoints.",
+            store.checkpoints,
+        ),
+        (
+            "corelane_store_slow_commits_total",
+            "Commits over 50 ms.",
+            store.slow,
+        ),
+    ];
+    for (name, help, value) in counters {
+        describe(into, name, "counter", help);
+        let _ = writeln!(into, "{name} {value}");
+    }
+    let gauges = [
+        (
+            "corelane_router_in_flight",
+            "Messages that wait for a commit.",
+            in_flight,
+        ),
+        ("corelane_router_links", "Links that are up.", shared.hub.len()),
+        (
+            "corelane_router_routes",
+            "Routes that are held.",
+            shared.registry.route_count(),
+        ),
+    ];
+    for (name, help, value) in gauges {
+        describe(into, name, "gauge", help);
+        let _ = writeln!(into, "{name} {value}");
+    }
+}
+
+fn describe(into: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(into, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_count_upwards() {
+        let histogram = Histogram::default();
+        for us in [50, 100, 101, 10_000_000] {
+            histogram.observe(us);
+        }
+        let mut text = String::new();
+        histogram.render("x", "stage=\"y\"", &mut text);
+        assert!(
+            text.contains("x_bucket{stage=\"y\",le=\"0.000100\"} 2\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("x_bucket{stage=\"y\",le=\"0.000250\"} 3\n"),
+            "{text}"
+        );
+        assert!(text.contains("x_bucket{stage=\"y\",le=\"+Inf\"} 4\n"), "{text}");
+        assert!(text.contains("x_count{stage=\"y\"} 4\n"), "{text}");
+    }
+}

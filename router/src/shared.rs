@@ -1,0 +1,159 @@
+//! What all parts of one router share: the ports, the keys, the links, the way to the driver, and the sign to stop.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use corelane_protocol::id::{AppUser, NodeId};
+use corelane_protocol::link::codec::{LinkSecret, PeerInfo};
+use corelane_router_core::append::Append;
+use corelane_router_core::event::Input;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::bus::memory::MemoryBus;
+use crate::clock::Clock;
+use crate::driver::Event;
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+use crate::registry::Registry as _;
+use crate::registry::memory::MemoryRegistry;
+use crate::store::MessageStore as _;
+use crate::store::sqlite::SqliteStore;
+
+/// Connections that ended lately and are remembered for bounces.
+const GONE_MAX: usize = 65_536;
+
+/// What all parts share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) node: NodeId,
+    pub(crate) boot: u64,
+    pub(crate) partitions: u16,
+    pub(crate) link_secret: LinkSecret,
+    pub(crate) clock: Clock,
+    pub(crate) store: Arc<SqliteStore>,
+    pub(crate) registry: Arc<MemoryRegistry>,
+    pub(crate) bus: Arc<MemoryBus>,
+    pub(crate) hub: Hub,
+    pub(crate) gone: Mutex<Gone>,
+    pub(crate) metrics: Metrics,
+    pub(crate) driver: mpsc::Sender<Event>,
+    pub(crate) stop: Arc<Stop>,
+}
+
+impl Shared {
+    /// What this router says of itself on a link.
+    pub(crate) fn peer_info(&self) -> PeerInfo {
+        let info = self.store.info();
+        PeerInfo {
+            cluster_id: info.cluster_id,
+            node: self.node.as_str().to_owned(),
+            boot: self.boot,
+            shards: 1,
+            epoch: info.epoch,
+            lanes: info.lanes,
+            partitions: self.partitions,
+            router_list_version: 1,
+            registry_incarnation: self.registry.incarnation(),
+            ..PeerInfo::default()
+        }
+    }
+
+    /// 16 random bytes.
+    pub(crate) fn nonce(&self) -> [u8; 16] {
+        let mut nonce = [0; 16];
+        if let Err(error) = getrandom::fill(&mut nonce) {
+            // Never seen on Linux after boot. The proof still holds: the gateway's nonce is in it.
+            tracing::error!(%error, "no random bytes for a link");
+        }
+        nonce
+    }
+
+    /// Hands inputs to the driver. False: the router is stopping.
+    pub(crate) async fn input(&self, input: Input) -> bool {
+        self.driver.send(Event::Inputs(vec![input])).await.is_ok()
+    }
+
+    /// Stores a message for a backend; the answer is a `SendAck` or an `Error` frame. `None`: the router is stopping.
+    pub(crate) async fn submit(&self, append: Append) -> Option<Vec<u8>> {
+        let (answer, answered) = oneshot::channel();
+        self.driver
+            .send(Event::Append(Box::new(append), answer))
+            .await
+            .ok()?;
+        answered.await.ok()
+    }
+
+    pub(crate) fn gone(&self) -> MutexGuard<'_, Gone> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whose connections ended lately: a record that was on its way to one is not sent again, but its user is told to pull.
+/// Keeps the newest [`GONE_MAX`].
+#[derive(Debug, Default)]
+pub(crate) struct Gone {
+    users: HashMap<(u64, u64), AppUser>,
+    order: VecDeque<(u64, u64)>,
+}
+
+impl Gone {
+    pub(crate) fn add(&mut self, boot: u64, conn: u64, user: AppUser) {
+        if self.users.insert((boot, conn), user).is_none() {
+            self.order.push_back((boot, conn));
+        }
+        if self.order.len() > GONE_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.users.remove(&oldest);
+        }
+    }
+
+    pub(crate) fn user(&self, boot: u64, conn: u64) -> Option<&AppUser> {
+        self.users.get(&(boot, conn))
+    }
+}
+
+/// The sign to stop, for all tasks. Why is kept for whoever asks.
+#[derive(Debug)]
+pub(crate) struct Stop {
+    sender: watch::Sender<Option<StopReason>>,
+}
+
+/// Why a router stops.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StopReason {
+    /// It was asked to.
+    Asked,
+    /// Something failed for good.
+    Failed(String),
+}
+
+impl Stop {
+    pub(crate) fn new() -> Self {
+        Self {
+            sender: watch::Sender::new(None),
+        }
+    }
+
+    /// Gives the sign. The first reason stays.
+    pub(crate) fn give(&self, reason: StopReason) {
+        self.sender.send_if_modified(|current| {
+            let first = current.is_none();
+            if first {
+                *current = Some(reason);
+            }
+            first
+        });
+    }
+
+    /// Ends when the sign is given.
+    pub(crate) async fn cancelled(&self) {
+        let mut receiver = self.sender.subscribe();
+        // The sender lives in self: it cannot be gone.
+        let _ = receiver.wait_for(Option::is_some).await;
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<StopReason>> {
+        self.sender.subscribe()
+    }
+}

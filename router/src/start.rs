@@ -1,0 +1,339 @@
+//! Starting and stopping a router: files, sockets, threads, in this order, so that what is wrong is said before anything
+//! runs.
+//!
+//! Owns the threads. A stop lets the HTTP server finish what it answers, closes the links (gateways send again what was
+//! not answered) and waits until the store wrote what it was handed.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use corelane_protocol::id::NodeId;
+use corelane_protocol::link::codec::LinkSecret;
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+
+use crate::api::{self, ApiState, Demo, MoreMetrics, WebFile};
+use crate::clock::Clock;
+use crate::config::{ConfigError, Durability, RouterConfig};
+use crate::driver::{Driver, QUEUE};
+use crate::hub::Hub;
+use crate::keys::{self, KeyError};
+use crate::link;
+use crate::metrics::Metrics;
+use crate::registry::memory::MemoryRegistry;
+use crate::sessions;
+use crate::shared::{Shared, Stop, StopReason};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{MessageStore as _, StoreError, StoreInfo, schema};
+
+/// How long a stop may take.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Why a router did not start. For the operator.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory or a key in it cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An address cannot be listened on.
+    #[error("{key} = {address}: cannot be listened on: {source}{}", hint(source))]
+    Listen {
+        /// Section and key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system refused a thread or random bytes.
+    #[error("the system refused {what}: {source}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another process has this port: stop it or choose another one",
+        io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege",
+        _ => "",
+    }
+}
+
+/// What only the program that starts a router knows.
+#[derive(Default)]
+pub struct RouterOptions {
+    /// Files of the demo page. Empty: none is served.
+    pub web: &'static [WebFile],
+    /// The demo, where the configuration allows it.
+    pub demo: Option<DemoOptions>,
+    /// Metrics of the rest of the process, served together with the router's.
+    pub more_metrics: Option<MoreMetrics>,
+}
+
+/// What the demo page needs to know.
+#[derive(Debug, Clone)]
+pub struct DemoOptions {
+    /// Where clients connect, as in `ws://127.0.0.1:7070/ws`.
+    pub ws_url: String,
+}
+
+/// A router that runs. Dropping it stops it.
+#[derive(Debug)]
+pub struct RouterHandle {
+    link_address: SocketAddr,
+    http_address: SocketAddr,
+    info: StoreInfo,
+    boot: u64,
+    stop: Arc<Stop>,
+    stopped: watch::Receiver<Option<StopReason>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl RouterHandle {
+    /// Where gateways connect.
+    pub const fn link_addr(&self) -> SocketAddr {
+        self.link_address
+    }
+
+    /// Where HTTP is served.
+    pub const fn http_addr(&self) -> SocketAddr {
+        self.http_address
+    }
+
+    /// Cluster, epoch and lanes of the store.
+    pub const fn info(&self) -> StoreInfo {
+        self.info
+    }
+
+    /// This start of the router.
+    pub const fn boot(&self) -> u64 {
+        self.boot
+    }
+
+    /// Ends when the router failed for good, with the reason. Does not end for a router that was asked to stop.
+    pub fn failed(&self) -> impl Future<Output = String> + Send + 'static {
+        let mut stopped = self.stopped.clone();
+        async move {
+            let reason = stopped
+                .wait_for(|reason| matches!(reason, Some(StopReason::Failed(_))))
+                .await
+                .ok()
+                .and_then(|reason| reason.clone());
+            match reason {
+                Some(StopReason::Failed(reason)) => reason,
+                _ => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Stops the router and waits until everything it was handed is written.
+    pub fn shutdown(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.stop.give(StopReason::Asked);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the router's thread panicked");
+        }
+    }
+}
+
+impl Drop for RouterHandle {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Starts a router on threads of its own. When this returns its ports are open.
+///
+/// # Errors
+///
+/// [`StartError`]: nothing runs; print it and exit.
+pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHandle, StartError> {
+    config.check()?;
+    let clock = Clock::start();
+    let dir = &config.store.data_dir;
+    keys::ensure_dir(dir)?;
+    let link_key = keys::ensure(dir, keys::LINK_KEY)?;
+    let admin_key = keys::to_hex(&keys::ensure(dir, keys::ADMIN_KEY)?);
+    let demo = match options.demo.filter(|_| config.router.demo) {
+        Some(DemoOptions { ws_url }) => Some(Demo {
+            token_key: keys::ensure(dir, keys::TOKEN_KEY)?.to_vec(),
+            ws_url,
+        }),
+        None => None,
+    };
+    let (link_listener, link_address) = listen("router.link_listen", config.router.link_listen)?;
+    let (http_listener, http_address) = listen("router.http_listen", config.router.http_listen)?;
+    let durability = match config.store.durability {
+        Durability::Full => schema::Durability::Full,
+        Durability::Os => schema::Durability::Os,
+    };
+    let store = SqliteStore::open(dir, durability, config.store.lanes, random()?, clock)?;
+    let info = store.info();
+    let boot = random()? | 1;
+    let (events, receiver) = mpsc::channel(QUEUE);
+    let stop = Arc::new(Stop::new());
+    let shared = Arc::new(Shared {
+        node: NodeId::new(&config.router.node).map_err(|error| StartError::System {
+            what: "the node's name",
+            source: io::Error::new(io::ErrorKind::InvalidInput, error),
+        })?,
+        boot,
+        partitions: config.router.partitions,
+        link_secret: LinkSecret {
+            key_id: 1,
+            key: link_key.to_vec(),
+        },
+        clock,
+        store: Arc::new(store),
+        registry: Arc::new(MemoryRegistry::new(random()? | 1, move || clock.now().mono)),
+        bus: Arc::default(),
+        hub: Hub::default(),
+        gone: std::sync::Mutex::default(),
+        metrics: Metrics::default(),
+        driver: events,
+        stop: Arc::clone(&stop),
+    });
+    let api = ApiState {
+        shared: Arc::clone(&shared),
+        admin_key,
+        demo,
+        web: options.web,
+        more_metrics: options.more_metrics,
+    };
+    let threads = match config.router.threads {
+        0 => thread::available_parallelism().map_or(2, usize::from).min(4),
+        threads => threads,
+    };
+    let system = |what| move |source| StartError::System { what, source };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("router")
+        .enable_all()
+        .build()
+        .map_err(system("threads"))?;
+    let mut driver = Driver::new(Arc::clone(&shared), receiver);
+    let left = runtime.block_on(driver.recover())?;
+    tracing::info!(
+        node = config.router.node,
+        boot = format!("{boot:016x}"),
+        cluster = format!("{:016x}", info.cluster_id),
+        lanes = info.lanes,
+        link = %link_address,
+        http = %http_address,
+        outbox_rows = left,
+        "router starts"
+    );
+    let stopped = stop.subscribe();
+    let thread = thread::Builder::new()
+        .name("router-main".to_owned())
+        .spawn(move || {
+            runtime.block_on(serve(shared, api, driver, link_listener, http_listener));
+            runtime.shutdown_timeout(STOP_GRACE);
+        })
+        .map_err(system("a thread"))?;
+    Ok(RouterHandle {
+        link_address,
+        http_address,
+        info,
+        boot,
+        stop,
+        stopped,
+        thread: Some(thread),
+    })
+}
+
+async fn serve(
+    shared: Arc<Shared>,
+    api: ApiState,
+    driver: Driver,
+    link_listener: TcpListener,
+    http_listener: TcpListener,
+) {
+    let listeners = tokio::net::TcpListener::from_std(link_listener)
+        .and_then(|link| Ok((link, tokio::net::TcpListener::from_std(http_listener)?)));
+    let (link_listener, http_listener) = match listeners {
+        Ok(listeners) => listeners,
+        Err(error) => {
+            shared
+                .stop
+                .give(StopReason::Failed(format!("the sockets cannot be used: {error}")));
+            return;
+        }
+    };
+    let driver = tokio::spawn(driver.run());
+    tokio::spawn(sessions::reap(Arc::clone(&shared)));
+    tokio::spawn(link::serve(link_listener, Arc::clone(&shared)));
+    let stop = Arc::clone(&shared.stop);
+    let http = axum::serve(http_listener, api::router(api))
+        .with_graceful_shutdown(async move { stop.cancelled().await });
+    let http = tokio::spawn(async move { http.await });
+    let watch = {
+        let shared = Arc::clone(&shared);
+        async move {
+            if driver.await.is_err() {
+                shared
+                    .stop
+                    .give(StopReason::Failed("the driver panicked".to_owned()));
+            }
+        }
+    };
+    tokio::spawn(watch);
+    watch_store(&shared).await;
+    shared.hub.close_all();
+    let _ = tokio::time::timeout(STOP_GRACE, http).await;
+    tracing::info!("router stops");
+}
+
+/// Ends with the sign to stop, which it gives itself when the store failed for good.
+async fn watch_store(shared: &Shared) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            _ = ticks.tick() => {
+                if let Some(reason) = shared.store.poisoned() {
+                    tracing::error!(reason, "the store failed for good");
+                    shared.stop.give(StopReason::Failed(format!("the store failed for good: {reason}")));
+                }
+            }
+        }
+    }
+}
+
+fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let wrong = |source| StartError::Listen { key, address, source };
+    let listener = TcpListener::bind(address).map_err(wrong)?;
+    listener.set_nonblocking(true).map_err(wrong)?;
+    let bound = listener.local_addr().map_err(wrong)?;
+    Ok((listener, bound))
+}
+
+fn random() -> Result<u64, StartError> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| StartError::System {
+        what: "random bytes",
+        source: io::Error::other(error.to_string()),
+    })?;
+    Ok(u64::from_le_bytes(bytes))
+}
