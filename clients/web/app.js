@@ -81,7 +81,12 @@ async function mintToken(user) {
 async function gatewayUrl() {
   try {
     const { ws_url: url } = await api('/v1/demo/config');
-    if (url) return String(url);
+    if (url) {
+      const address = new URL(url);
+      // A gateway that listens on every address is reached at the one this page came from.
+      if (address.hostname === '0.0.0.0' || address.hostname === '[::]') address.hostname = location.hostname;
+      return address.href;
+    }
   } catch {
     // A page served by something else than an embedded gateway: the default port of the same host.
   }
