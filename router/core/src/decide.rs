@@ -106,7 +106,9 @@ fn refusal(append: &Append, facts: &Facts, now_ms: u64) -> Option<(ErrorCode, St
             return Some((ErrorCode::UnknownGroup, format!("there is no group {group}")));
         }
         let members = usize::try_from(facts.member_count).unwrap_or(usize::MAX);
-        if !append.members.join.is_empty() && members.saturating_add(append.members.join.len()) > GROUP_MEMBERS_MAX {
+        if !append.members.join.is_empty()
+            && members.saturating_add(append.members.join.len()) > GROUP_MEMBERS_MAX
+        {
             let text = format!(
                 "{} members and {members} there already are too many, allowed are {GROUP_MEMBERS_MAX}",
                 append.members.join.len()

@@ -20,7 +20,10 @@ const RECORD_OVERHEAD_BYTES: usize = 64;
 /// Most partitions of a topic.
 pub const PARTITIONS_MAX: u16 = 64;
 
-const _: () = assert!(BUS_RECORD_BYTES_MAX * 8 < BYTES_MAX, "a few of the largest records fit a topic");
+const _: () = assert!(
+    BUS_RECORD_BYTES_MAX * 8 < BYTES_MAX,
+    "a few of the largest records fit a topic"
+);
 
 /// The memory bus.
 #[derive(Debug)]
@@ -78,13 +81,20 @@ impl Kept {
 impl MemoryBus {
     /// A bus whose topics hold this many bytes each.
     pub fn with_bytes_max(bytes_max: usize) -> Self {
-        Self { topics: Mutex::default(), bytes_max }
+        Self {
+            topics: Mutex::default(),
+            bytes_max,
+        }
     }
 
     /// What waits for a gateway.
     pub fn depth(&self, boot: BootId) -> Option<TopicDepth> {
         self.lock().get(&boot).map(|topic| TopicDepth {
-            records: topic.partitions.iter().map(|each| each.records.len() as u64).sum(),
+            records: topic
+                .partitions
+                .iter()
+                .map(|each| each.records.len() as u64)
+                .sum(),
             bytes: topic.bytes,
             overflows: topic.overflows,
         })
@@ -100,7 +110,10 @@ impl MemoryBus {
         let topic = topics.get_mut(&boot).ok_or(BusError::NoTopic(boot.0))?;
         if topic.bytes + kept.cost_bytes() > self.bytes_max {
             topic.drop_all();
-            return Err(BusError::Overflow { boot: boot.0, bytes_max: self.bytes_max });
+            return Err(BusError::Overflow {
+                boot: boot.0,
+                bytes_max: self.bytes_max,
+            });
         }
         let cost = kept.cost_bytes();
         let slot = topic.partition(partition)?;
@@ -117,7 +130,10 @@ impl Topic {
         let partitions = self.partitions.len() as u16;
         self.partitions
             .get_mut(usize::from(partition))
-            .ok_or(BusError::NoPartition { partition, partitions })
+            .ok_or(BusError::NoPartition {
+                partition,
+                partitions,
+            })
     }
 
     /// Drops what waits, the record that did not fit included: its offset is spent, so that the loss shows.
@@ -141,7 +157,11 @@ impl Partition {
     fn read(&self, from: u64, bytes_max: usize) -> Option<Fetched> {
         let lost = from < self.lost_below;
         let start = from.max(self.first_offset);
-        let mut fetched = Fetched { from: start, lost, records: Vec::new() };
+        let mut fetched = Fetched {
+            from: start,
+            lost,
+            records: Vec::new(),
+        };
         let mut bytes = 0;
         let skipped = usize::try_from(start - self.first_offset).unwrap_or(usize::MAX);
         for kept in self.records.iter().skip(skipped) {
@@ -158,7 +178,10 @@ impl Partition {
 impl Bus for MemoryBus {
     async fn create(&self, boot: BootId, partitions: u16) -> Result<(), BusError> {
         if partitions == 0 || partitions > PARTITIONS_MAX {
-            return Err(BusError::NoPartition { partition: partitions, partitions: PARTITIONS_MAX });
+            return Err(BusError::NoPartition {
+                partition: partitions,
+                partitions: PARTITIONS_MAX,
+            });
         }
         self.lock().entry(boot).or_insert_with(|| Topic {
             partitions: (0..partitions).map(|_| Partition::default()).collect(),
@@ -175,7 +198,14 @@ impl Bus for MemoryBus {
         number: u64,
         record: Arc<[u8]>,
     ) -> Result<u64, BusError> {
-        self.append(boot, partition, Kept { number, bytes: record })
+        self.append(
+            boot,
+            partition,
+            Kept {
+                number,
+                bytes: record,
+            },
+        )
     }
 
     async fn fetch(
@@ -202,8 +232,12 @@ impl Bus for MemoryBus {
 
     fn consumed(&self, boot: BootId, partition: u16, number: u64) {
         let mut topics = self.lock();
-        let Some(topic) = topics.get_mut(&boot) else { return };
-        let Ok(slot) = topic.partition(partition) else { return };
+        let Some(topic) = topics.get_mut(&boot) else {
+            return;
+        };
+        let Ok(slot) = topic.partition(partition) else {
+            return;
+        };
         let mut freed = 0;
         while let Some(kept) = slot.records.pop_front_if(|kept| kept.number <= number) {
             freed += kept.cost_bytes();

@@ -30,7 +30,9 @@ pub enum BusError {
     },
     /// The topic was full: this record and all that waited in it are dropped, and the gateway is told so with its
     /// next fetches. Wait for nothing that was published to this boot before.
-    #[error("topic of gateway boot {boot:016x} held {bytes_max} bytes that were not consumed; all are dropped")]
+    #[error(
+        "topic of gateway boot {boot:016x} held {bytes_max} bytes that were not consumed; all are dropped"
+    )]
     Overflow {
         /// The gateway's boot.
         boot: u64,

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use corelane_protocol::id::{AppId, AppUser, BootId, ConnId, UserId};
 
-use super::{ClaimOutcome, ClaimRequest, Gateway, Registry, RegistryError, Route, SESSIONS_PER_USER_MAX, conflicts};
+use super::{
+    ClaimOutcome, ClaimRequest, Gateway, Registry, RegistryError, Route, SESSIONS_PER_USER_MAX, conflicts,
+};
 
 /// How long a gateway lives without a renewal.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -69,7 +71,11 @@ impl std::fmt::Debug for MemoryRegistry {
 impl MemoryRegistry {
     /// An empty registry. `incarnation` is drawn at random by the caller; `now` never goes back.
     pub fn new(incarnation: u64, now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
-        Self { incarnation, now: Box::new(now), state: Mutex::default() }
+        Self {
+            incarnation,
+            now: Box::new(now),
+            state: Mutex::default(),
+        }
     }
 
     /// Routes that are held.
@@ -85,10 +91,15 @@ impl MemoryRegistry {
 
 impl State {
     fn claim(&mut self, claim: ClaimRequest) -> ClaimOutcome {
-        let at = AppUser { app: claim.app, user: claim.user };
+        let at = AppUser {
+            app: claim.app,
+            user: claim.user,
+        };
         let route = claim.route;
         let Some(lease) = self.gateways.get(&route.boot) else {
-            return ClaimOutcome::Refused { code: code::POSITION_LOST };
+            return ClaimOutcome::Refused {
+                code: code::POSITION_LOST,
+            };
         };
         if lease.ended_set.contains(&(route.conn, route.owner_seq)) {
             return ClaimOutcome::Refused { code: code::REPLACED };
@@ -97,9 +108,14 @@ impl State {
         if sessions.iter().any(|held| held.route == route) {
             return ClaimOutcome::Held { kicks: Vec::new() };
         }
-        let session = Session { route, issued_at_s: claim.issued_at_s, again: claim.again };
-        let (in_the_way, mut rest): (Vec<Session>, Vec<Session>) =
-            sessions.drain(..).partition(|held| in_the_way(&held.route, &session.route));
+        let session = Session {
+            route,
+            issued_at_s: claim.issued_at_s,
+            again: claim.again,
+        };
+        let (in_the_way, mut rest): (Vec<Session>, Vec<Session>) = sessions
+            .drain(..)
+            .partition(|held| in_the_way(&held.route, &session.route));
         let refusal = if in_the_way.iter().any(|held| outranks(held, &session)) {
             Some(code::REPLACED)
         } else if rest.len() >= SESSIONS_PER_USER_MAX {
@@ -125,7 +141,11 @@ impl State {
         }
         // A connection that claims anew is not told to close.
         let kicks = in_the_way.into_iter().map(|held| held.route);
-        ClaimOutcome::Held { kicks: kicks.filter(|kick| kick.boot != boot || kick.conn != conn).collect() }
+        ClaimOutcome::Held {
+            kicks: kicks
+                .filter(|kick| kick.boot != boot || kick.conn != conn)
+                .collect(),
+        }
     }
 
     fn unclaim(&mut self, at: &AppUser, route: &Route) -> bool {
@@ -158,7 +178,9 @@ impl State {
     }
 
     fn remember_ended(&mut self, route: &Route) {
-        let Some(lease) = self.gateways.get_mut(&route.boot) else { return };
+        let Some(lease) = self.gateways.get_mut(&route.boot) else {
+            return;
+        };
         let claim = (route.conn, route.owner_seq);
         if lease.ended_set.insert(claim) {
             lease.ended.push_back(claim);
@@ -177,7 +199,9 @@ impl State {
     }
 
     fn bury(&mut self, boot: BootId) {
-        let Some(lease) = self.gateways.remove(&boot) else { return };
+        let Some(lease) = self.gateways.remove(&boot) else {
+            return;
+        };
         for at in lease.users.into_keys() {
             if let Some(sessions) = self.users.get_mut(&at) {
                 sessions.retain(|held| held.route.boot != boot);
@@ -192,7 +216,9 @@ impl State {
 
     fn routes(&self, app: AppId, user: UserId) -> Vec<Route> {
         let sessions = self.users.get(&AppUser { app, user });
-        sessions.map_or_else(Vec::new, |sessions| sessions.iter().map(|held| held.route.clone()).collect())
+        sessions.map_or_else(Vec::new, |sessions| {
+            sessions.iter().map(|held| held.route.clone()).collect()
+        })
     }
 }
 
@@ -238,7 +264,11 @@ impl Registry for MemoryRegistry {
         let until = (self.now)() + LEASE;
         let mut state = self.lock();
         // A lease that ran out unnoticed is simply renewed: nobody acted on the lapse.
-        Ok(state.gateways.get_mut(&boot).map(|lease| lease.until = until).is_some())
+        Ok(state
+            .gateways
+            .get_mut(&boot)
+            .map(|lease| lease.until = until)
+            .is_some())
     }
 
     async fn leave(&self, boot: BootId) -> Result<(), RegistryError> {
@@ -275,6 +305,11 @@ impl Registry for MemoryRegistry {
     }
 
     async fn live_gateways(&self) -> Result<Vec<Gateway>, RegistryError> {
-        Ok(self.lock().gateways.values().map(|lease| lease.gateway.clone()).collect())
+        Ok(self
+            .lock()
+            .gateways
+            .values()
+            .map(|lease| lease.gateway.clone())
+            .collect())
     }
 }

@@ -118,7 +118,11 @@ pub trait Registry: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<Vec<Route>>, RegistryError>> + Send;
 
     /// Routes of one user.
-    fn sessions(&self, app: AppId, user: UserId) -> impl Future<Output = Result<Vec<Route>, RegistryError>> + Send;
+    fn sessions(
+        &self,
+        app: AppId,
+        user: UserId,
+    ) -> impl Future<Output = Result<Vec<Route>, RegistryError>> + Send;
 
     /// Gateways whose lease stands.
     fn live_gateways(&self) -> impl Future<Output = Result<Vec<Gateway>, RegistryError>> + Send;

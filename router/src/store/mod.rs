@@ -3,17 +3,28 @@
 //! An adapter owns durability and transactions; the rules of what is written are the core's (`decide`). Every adapter
 //! runs the same contract tests (`router/tests/store_contract.rs`).
 
-pub mod rows;
+mod apply;
+pub mod moment;
+mod read;
+mod readers;
+mod rows;
 pub mod schema;
 pub mod sqlite;
 mod sync;
+pub mod timing;
+mod witness;
+mod writer;
 
 use std::future::Future;
 
 use corelane_protocol::frame::body::ConvState;
+use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::id::{AppId, ConvId, Lane, UserId};
+use corelane_protocol::terminal::Terminal;
 use corelane_router_core::append::{Batch, Committed, Head};
 use thiserror::Error;
+
+pub use schema::Durability;
 
 /// What a store says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +38,7 @@ pub struct StoreInfo {
 }
 
 /// Why the store could not answer. By blame: configuration and machine, data, caller.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// It cannot be opened. The text names the file and the fix.
@@ -38,7 +49,7 @@ pub enum StoreError {
         /// What is wrong, and what to do.
         problem: String,
     },
-    /// What is stored is damaged; it is not served.
+    /// What is stored is damaged; it is not served. An operator must bring it back from a backup.
     #[error("store: {what} is damaged: {problem}")]
     Damaged {
         /// Which row.
@@ -46,15 +57,43 @@ pub enum StoreError {
         /// How it was noticed.
         problem: String,
     },
-    /// A cursor or place that lies behind the end of the log.
-    #[error("the cursor is ahead of the log")]
+    /// A cursor or place that lies behind the end of the log: drop the conversation or cursor and pull anew.
+    #[error("the cursor or place is ahead of the log")]
     Ahead,
     /// The cursor is none of this store's.
     #[error("the cursor was not made by this store")]
     Cursor,
-    /// The database failed. Try again later; if it stays, see the log.
+    /// The user is not and was not in the conversation.
+    #[error("the user is not a member of the conversation")]
+    NotMember,
+    /// More requests wait than the store's threads will get through soon. Try again later.
+    #[error("the store has {waiting} requests waiting, allowed are {allowed}")]
+    Busy {
+        /// Requests that wait.
+        waiting: usize,
+        /// Most that may.
+        allowed: usize,
+    },
+    /// Nothing was written because there is no room, or another program holds the file. Try again later.
+    #[error("the store cannot write now: {0}")]
+    Full(String),
+    /// The database failed. Nothing is known about what was asked; see the log.
     #[error("store failed: {0}")]
     Failed(String),
+}
+
+impl StoreError {
+    /// What a client is told.
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Ahead => ErrorCode::Ahead,
+            Self::Cursor => ErrorCode::Malformed,
+            Self::NotMember => ErrorCode::NotMember,
+            Self::Damaged { .. } => ErrorCode::Rejected,
+            Self::Busy { .. } => ErrorCode::Overloaded,
+            Self::Open { .. } | Self::Full(_) | Self::Failed(_) => ErrorCode::Unavailable,
+        }
+    }
 }
 
 /// A range of one conversation.
@@ -75,14 +114,14 @@ pub struct Synced {
     pub cursor: Vec<u8>,
     /// Whether another page follows.
     pub more: bool,
-    /// In the order in which they changed.
+    /// Last changed first; large groups behind the others.
     pub conversations: Vec<ConvState>,
 }
 
 /// Members of a group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Members {
-    /// Place of the last change.
+    /// Place of the last change; 0 if there is no such group.
     pub version: u64,
     /// In the order of their ids.
     pub users: Vec<UserId>,
@@ -97,6 +136,23 @@ pub struct ReadMark {
     pub n: u64,
     /// Whether it moved.
     pub moved: bool,
+}
+
+/// What a terminal has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveredMark {
+    /// Tenant.
+    pub app: AppId,
+    /// Whose terminal.
+    pub user: UserId,
+    /// Its class.
+    pub terminal: Terminal,
+    /// Its device, may be empty.
+    pub device: String,
+    /// The conversation.
+    pub conv: ConvId,
+    /// It has everything up to this place.
+    pub seq: u64,
 }
 
 /// Messages of one commit that may not have been delivered.
@@ -115,16 +171,18 @@ pub trait MessageStore: Send + Sync + 'static {
     /// Cluster, epoch, lanes.
     fn info(&self) -> StoreInfo;
 
-    /// Stores a batch. `Done` only when it survives whatever the store promises to survive.
+    /// Stores a batch. `Done` only when it survives whatever the store promises to survive. The caller has at most
+    /// one batch per lane in flight: that bounds what waits here.
     fn commit(&self, batch: Batch) -> impl Future<Output = Committed> + Send;
 
     /// Forgets outbox rows, soon. Forgetting to forget publishes again, which is allowed.
     fn clear_outbox(&self, rows: Vec<u64>);
 
-    /// The outbox rows there are, oldest first, from `after` on.
+    /// The outbox rows there are, oldest first, from behind `after` on, some hundreds at a time.
     fn outbox(&self, after: u64) -> impl Future<Output = Result<Vec<OutboxRow>, StoreError>> + Send;
 
-    /// Messages from `from` to `to`, at most `limit` and about half a MiB, at least one.
+    /// Messages from `from` to `to`, at most `limit` and about half a MiB, at least one if there is one. A `from` above
+    /// the next place is [`StoreError::Ahead`].
     fn pull(
         &self,
         app: AppId,
@@ -163,6 +221,16 @@ pub trait MessageStore: Send + Sync + 'static {
         seq: u64,
     ) -> impl Future<Output = Result<ReadMark, StoreError>> + Send;
 
+    /// Keeps what a terminal has, lazily: the newest mark may be lost with the process, the terminal repeats it.
+    fn delivered(&self, mark: DeliveredMark);
+
+    /// Draws a new epoch (from `random`): clients drop their cursors. The last step of a restore.
+    fn bump_epoch(&self, random: u64) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
     /// Why no commit will succeed any more; `None` while all is well.
     fn poisoned(&self) -> Option<String>;
+
+    /// Waits until the store is poisoned and says why. The process must then end: what the kernel dropped cannot
+    /// be known. Everything that was in flight has been answered `Unknown`.
+    fn failed(&self) -> impl Future<Output = String> + Send;
 }

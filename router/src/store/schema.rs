@@ -1,47 +1,76 @@
 //! Tables of the SQLite store, and what must hold before they are used.
 //!
 //! ```text
-//! meta        cluster, epoch, lanes, format
-//! head        one row per conversation: its number, head, version, recent bucket
-//! message     one row per message: place, dedupe key, crc, the Message frame as it is published
-//! member      one row per (conversation, user) of groups: join, leave
-//! mark        read marks per (user, conversation)
-//! recent      per user, in the order of change: which conversations; at most one move per bucket of 5 minutes
+//! meta        cluster, epoch, lanes, clean end, highest bucket, and the counters of commits and outbox rows
+//! conv        one row per conversation: its number and its head
+//! message     one row per message, by place = conversation number * 2^32 + seq
+//! dedupe      one row per message, by id first: ids begin with their time, so new rows are neighbours
+//! member      one row per (conversation, user): join, leave, role, read mark, settings
+//! delivered   one row per (conversation, user, terminal, device)
+//! recent      one row per (user, conversation), by the 5-minute bucket of its last move
+//! changed     the same for a user's own changes (read marks, leaving)
+//! large       the groups of a user that are too large for recent rows
 //! outbox      one row per commit and lane that is not reported consumed
 //! ```
+//!
+//! A place is one integer because an integer key makes the table a B+ tree clustered by conversation: bodies
+//! lie in leaves only and a page of history is a few neighbouring pages. It bounds a conversation at 2^32 - 1 messages
+//! and the store at 2^31 - 1 conversations.
 
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 use super::StoreError;
 
 /// Version of the tables; a store with another one is not opened.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 /// Tells a Corelane store from another SQLite file ("CLne").
 const APPLICATION_ID: i64 = 0x434c_6e65;
+/// A file up to this size is checked whole when it is opened; above, damage shows when it is read.
+const CHECKED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// How long another program (a backup, an operator's shell) may hold the file before a write is refused.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of the log above which readers are waited for, so that it can start over.
+pub(super) const LOG_BYTES_MAX: i64 = 64 * 1024 * 1024;
 
 const TABLES: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE head (
-    id INTEGER PRIMARY KEY, app INTEGER NOT NULL, conv BLOB NOT NULL, seq INTEGER NOT NULL, n INTEGER NOT NULL,
-    floor_seq INTEGER NOT NULL, conv_version INTEGER NOT NULL, recent_bucket INTEGER NOT NULL, UNIQUE (app, conv));
+CREATE TABLE progress (id INTEGER PRIMARY KEY CHECK (id = 1), commits INTEGER NOT NULL, outbox INTEGER NOT NULL);
+CREATE TABLE conv (
+    id INTEGER PRIMARY KEY, app INTEGER NOT NULL, name BLOB NOT NULL, seq INTEGER NOT NULL, n INTEGER NOT NULL,
+    floor_seq INTEGER NOT NULL, conv_version INTEGER NOT NULL, recent_bucket INTEGER NOT NULL,
+    members INTEGER NOT NULL, large INTEGER NOT NULL, writer INTEGER NOT NULL, first_seq INTEGER NOT NULL,
+    UNIQUE (app, name));
 CREATE TABLE message (
-    conv INTEGER NOT NULL, seq INTEGER NOT NULL, n INTEGER NOT NULL, sender TEXT NOT NULL, client_id BLOB NOT NULL,
-    hash INTEGER NOT NULL, time_ms INTEGER NOT NULL, format INTEGER NOT NULL, crc INTEGER NOT NULL, frame BLOB NOT NULL);
-CREATE UNIQUE INDEX message_place ON message (conv, seq);
-CREATE UNIQUE INDEX message_id ON message (conv, client_id, sender);
+    place INTEGER PRIMARY KEY, v INTEGER NOT NULL, crc INTEGER NOT NULL, n INTEGER NOT NULL, sender TEXT NOT NULL,
+    client_id BLOB NOT NULL, hash INTEGER NOT NULL, time_ms INTEGER NOT NULL, flags INTEGER NOT NULL, frame BLOB NOT NULL);
+CREATE TABLE dedupe (
+    client_id BLOB NOT NULL, conv INTEGER NOT NULL, sender TEXT NOT NULL, v INTEGER NOT NULL, crc INTEGER NOT NULL,
+    seq INTEGER NOT NULL, hash INTEGER NOT NULL, PRIMARY KEY (client_id, conv, sender)) WITHOUT ROWID;
 CREATE TABLE member (
     conv INTEGER NOT NULL, user TEXT NOT NULL, join_seq INTEGER NOT NULL, leave_seq INTEGER NOT NULL,
-    PRIMARY KEY (conv, user)) WITHOUT ROWID;
-CREATE TABLE mark (
-    app INTEGER NOT NULL, user TEXT NOT NULL, conv INTEGER NOT NULL, seq INTEGER NOT NULL, n INTEGER NOT NULL,
-    PRIMARY KEY (app, user, conv)) WITHOUT ROWID;
+    role INTEGER NOT NULL DEFAULT 0, read_seq INTEGER NOT NULL, read_n INTEGER NOT NULL,
+    deleted_to INTEGER NOT NULL DEFAULT 0, mention_seq INTEGER NOT NULL DEFAULT 0, settings BLOB,
+    changed_bucket INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (conv, user)) WITHOUT ROWID;
+CREATE TABLE delivered (
+    conv INTEGER NOT NULL, user TEXT NOT NULL, terminal INTEGER NOT NULL, device TEXT NOT NULL, seq INTEGER NOT NULL,
+    PRIMARY KEY (conv, user, terminal, device)) WITHOUT ROWID;
 CREATE TABLE recent (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, app INTEGER NOT NULL, user TEXT NOT NULL, conv INTEGER NOT NULL,
-    bucket INTEGER NOT NULL, UNIQUE (app, user, conv));
-CREATE INDEX recent_order ON recent (app, user, id);
-CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, lane INTEGER NOT NULL, entries BLOB NOT NULL);
+    app INTEGER NOT NULL, user TEXT NOT NULL, bucket INTEGER NOT NULL, conv INTEGER NOT NULL,
+    PRIMARY KEY (app, user, bucket, conv)) WITHOUT ROWID;
+CREATE TABLE changed (
+    app INTEGER NOT NULL, user TEXT NOT NULL, bucket INTEGER NOT NULL, conv INTEGER NOT NULL,
+    PRIMARY KEY (app, user, bucket, conv)) WITHOUT ROWID;
+CREATE TABLE large (
+    app INTEGER NOT NULL, user TEXT NOT NULL, conv INTEGER NOT NULL, PRIMARY KEY (app, user, conv)) WITHOUT ROWID;
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY, lane INTEGER NOT NULL, v INTEGER NOT NULL, crc INTEGER NOT NULL, entries BLOB NOT NULL);
+CREATE VIEW history AS
+    SELECT conv.app, CAST(substr(conv.name, 2) AS TEXT) AS conv, message.place & 4294967295 AS seq, message.n,
+           message.sender, message.time_ms, message.frame
+    FROM message JOIN conv ON conv.id = message.place >> 32;
 ";
 
 /// How sure an acknowledgement is.
@@ -53,46 +82,86 @@ pub enum Durability {
     Os,
 }
 
-/// Opens the database file for writing, makes it if there is none, and checks that it is one of ours.
+/// Opens the database file for writing, makes it if there is none, and checks that it is one of ours. Commits are
+/// synced until [`set_durability`] says otherwise.
 ///
 /// # Errors
 ///
 /// [`StoreError::Open`], naming the file and what to do.
-pub fn open(path: &Path, durability: Durability, lanes: u16, random: u64) -> Result<Connection, StoreError> {
-    let wrong = |problem: String| StoreError::Open { path: path.display().to_string(), problem };
+pub(super) fn open(path: &Path, lanes: u16, random: u64) -> Result<Connection, StoreError> {
+    let wrong = |problem: String| StoreError::Open {
+        path: path.display().to_string(),
+        problem,
+    };
     let failed = |error: rusqlite::Error| wrong(explain(&error));
     let db = Connection::open(path).map_err(failed)?;
-    db.busy_timeout(std::time::Duration::from_secs(2)).map_err(failed)?;
-    let synchronous = if durability == Durability::Full { "FULL" } else { "NORMAL" };
-    let application: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(failed)?;
-    let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
-    if application != APPLICATION_ID && tables > 0 {
-        return Err(wrong("is a database of another program; set store.data_dir to another directory".to_owned()));
+    db.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    let number = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(failed);
+    let tables = number("SELECT count(*) FROM sqlite_schema")?;
+    if tables > 0 && number("PRAGMA application_id")? != APPLICATION_ID {
+        return Err(wrong(
+            "is a database of another program; set another data directory".to_owned(),
+        ));
     }
-    db.execute_batch(&format!(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; PRAGMA locking_mode = NORMAL;
-         PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY;
-         PRAGMA journal_size_limit = 67108864;"
-    ))
+    db.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;
+         PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY; PRAGMA journal_size_limit = 67108864;
+         PRAGMA cell_size_check = ON;",
+    )
     .map_err(failed)?;
     if tables == 0 {
-        let transaction = format!(
-            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};
-             INSERT INTO meta VALUES ('cluster', {cluster}), ('epoch', {epoch}), ('lanes', {lanes}), ('clean', 1); COMMIT;",
-            cluster = (random >> 1) as i64 | 1,
-            epoch = (random.rotate_left(29) >> 1) as i64 | 1,
-        );
-        db.execute_batch(&transaction).map_err(failed)?;
+        create(&db, lanes, random).map_err(failed)?;
     }
-    let format: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+    let format = number("PRAGMA user_version")?;
     if format != FORMAT {
-        return Err(wrong(format!("has format {format}, this version reads {FORMAT}; use the version that wrote it")));
+        return Err(wrong(format!(
+            "has format {format}, this version reads {FORMAT}; use the version that wrote it"
+        )));
     }
-    let check: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
-    if check != "ok" {
-        return Err(wrong(format!("is damaged ({check}); restore a backup")));
+    if std::fs::metadata(path).is_ok_and(|file| file.len() <= CHECKED_BYTES_MAX) {
+        let check: String = db
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+            .map_err(failed)?;
+        if check != "ok" {
+            return Err(wrong(format!("is damaged ({check}); restore a backup")));
+        }
     }
+    db.set_prepared_statement_cache_capacity(128);
     Ok(db)
+}
+
+fn create(db: &Connection, lanes: u16, random: u64) -> rusqlite::Result<()> {
+    db.execute_batch(&format!(
+        "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};
+         INSERT INTO meta VALUES ('cluster', {cluster}), ('epoch', {epoch}), ('lanes', {lanes}), ('clean', 1), ('bucket', 0);
+         INSERT INTO progress VALUES (1, 0, 0); COMMIT;",
+        cluster = nonzero(random).cast_signed(),
+        epoch = new_epoch(random, 0).cast_signed(),
+    ))
+}
+
+/// An epoch drawn from `random` that is not the one before.
+pub(super) fn new_epoch(random: u64, before: u64) -> u64 {
+    let epoch = nonzero(random.rotate_left(29).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    if epoch == before {
+        nonzero(epoch.wrapping_add(1))
+    } else {
+        epoch
+    }
+}
+
+fn nonzero(number: u64) -> u64 {
+    number.max(1)
+}
+
+/// Whether commits wait for fdatasync from here on.
+pub(super) fn set_durability(db: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    let synchronous = if durability == Durability::Full {
+        "FULL"
+    } else {
+        "NORMAL"
+    };
+    db.execute_batch(&format!("PRAGMA synchronous = {synchronous}"))
 }
 
 /// Opens the database file for reading.
@@ -100,48 +169,65 @@ pub fn open(path: &Path, durability: Durability, lanes: u16, random: u64) -> Res
 /// # Errors
 ///
 /// [`StoreError::Open`].
-pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let open = || -> rusqlite::Result<Connection> {
         let db = Connection::open_with_flags(path, flags)?;
-        db.busy_timeout(std::time::Duration::from_secs(2))?;
-        db.execute_batch("PRAGMA query_only = 1; PRAGMA cache_size = -32768;")?;
+        db.busy_timeout(BUSY_TIMEOUT)?;
+        db.execute_batch("PRAGMA query_only = 1; PRAGMA cache_size = -32768; PRAGMA cell_size_check = ON;")?;
         db.set_prepared_statement_cache_capacity(64);
         Ok(db)
     };
-    open().map_err(|error| StoreError::Open { path: path.display().to_string(), problem: explain(&error) })
+    open().map_err(|error| StoreError::Open {
+        path: path.display().to_string(),
+        problem: explain(&error),
+    })
 }
 
 /// Reads a number of the store's own.
-///
-/// # Errors
-///
-/// The database's.
-pub fn meta(db: &Connection, key: &str) -> rusqlite::Result<u64> {
-    let value: i64 = db.query_row("SELECT value FROM meta WHERE key = ?1", params![key], |row| row.get(0))?;
-    Ok(value as u64)
+pub(super) fn meta(db: &Connection, key: &str) -> rusqlite::Result<u64> {
+    let mut statement = db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
+    statement
+        .query_row(params![key], |row| row.get::<_, i64>(0))
+        .map(i64::cast_unsigned)
 }
 
 /// Writes a number of the store's own.
-///
-/// # Errors
-///
-/// The database's.
-pub fn set_meta(db: &Connection, key: &str, value: u64) -> rusqlite::Result<()> {
-    db.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", params![key, value as i64]).map(|_| ())
+pub(super) fn set_meta(db: &Connection, key: &str, value: u64) -> rusqlite::Result<()> {
+    let mut statement = db.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?;
+    statement.execute(params![key, value.cast_signed()]).map(|_| ())
 }
 
 /// What an error of the database means for an operator.
-pub fn explain(error: &rusqlite::Error) -> String {
+pub(super) fn explain(error: &rusqlite::Error) -> String {
     let hint = match error.sqlite_error_code() {
         Some(ErrorCode::CannotOpen) => "; check that the directory exists and is writable for this user",
         Some(ErrorCode::ReadOnly) => "; make the file and its directory writable for this user",
-        Some(ErrorCode::NotADatabase) => "; it is no database or is damaged: restore a backup or use another directory",
+        Some(ErrorCode::NotADatabase) => {
+            "; it is no database or is damaged: restore a backup or use another directory"
+        }
         Some(ErrorCode::DatabaseCorrupt) => "; it is damaged: restore a backup",
         Some(ErrorCode::DiskFull) => "; the disk is full: free some space",
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "; another process uses it: stop that one first",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "; another process uses it: stop that one first"
+        }
         Some(ErrorCode::SystemIoFailure) => "; the disk failed: look into the kernel's log",
         _ => "",
     };
     format!("{error}{hint}")
+}
+
+/// A database error as the port's.
+pub(super) fn failed(error: rusqlite::Error) -> StoreError {
+    let text = explain(&error);
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Damaged {
+            what: "the database file".to_owned(),
+            problem: text,
+        },
+        Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            StoreError::Full(text)
+        }
+        _ => StoreError::Failed(text),
+    }
 }

@@ -1,158 +1,295 @@
-//! What changed for a user since a cursor: the recent index, read in the order of change.
+//! What changed for a user since a cursor: the recent index, newest bucket first.
 //!
-//! A conversation's row moves to the end of its members' lists with the first message of a bucket (5 minutes), in the
-//! transaction of that message; later ones in the bucket write nothing. So a cursor that is given out at the end of a
-//! sync lags: it lies before everything that moved in the last two buckets, and what those conversations got
-//! since is found again. Ids of the index only grow and are never used twice, so nothing slips below a cursor.
+//! A conversation's rows move to the current bucket (5 minutes) with its first message in it, in the transaction of
+//! that message; later ones in the bucket write nothing. So a sync reports whole buckets, and the cursor it ends with
+//! lies two buckets before the one in which it began: what moves while pages are read, or is still being
+//! written, is found by the next one. A walk has three parts: recent rows, the user's own changes, large groups.
 //!
-//! Cursor: version u8 | lagging id u64 | page position u64 (0 between syncs), little-endian.
+//! Cursor: version u8 | epoch u64 | since u64 | part u8 | began u64 | bucket u64 | conversation u64, little-endian; the
+//! last three are 0 between syncs.
 
 use corelane_protocol::frame::body::ConvState;
-use corelane_protocol::id::{AppId, UserId};
+use corelane_protocol::id::{AppId, ConvId, UserId};
 use corelane_protocol::limits::{CURSOR_BYTES_MAX, PAGE_BYTES};
-use corelane_router_core::append::Head;
-use corelane_router_core::decide::RECENT_BUCKET_MS;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
-use super::rows::{self, failed};
-use super::{StoreError, Synced};
+use super::rows::{self, ConvRow};
+use super::schema::failed;
+use super::{StoreError, Synced, read};
 
 /// Version of the cursor.
 const CURSOR_VERSION: u8 = 1;
-/// Buckets that a cursor lags behind the newest one.
-const LAG_BUCKETS: i64 = 2;
+const CURSOR_BYTES: usize = 42;
+/// Buckets that a cursor lags behind the one in which its sync began.
+const LAG_BUCKETS: u64 = 2;
+/// What a conversation costs in a page beside its last message, at most.
+const STATE_BYTES: usize = 256;
 
-const _: () = assert!(17 <= CURSOR_BYTES_MAX);
+const _: () = assert!(CURSOR_BYTES <= CURSOR_BYTES_MAX);
 
-#[derive(Debug, Clone, Copy, Default)]
+/// Part of a walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Part {
+    /// Between syncs.
+    Idle = 0,
+    Recent = 1,
+    Changed = 2,
+    Large = 3,
+}
+
+#[derive(Debug, Clone, Copy)]
 struct Cursor {
-    /// The next sync begins behind this id.
-    lagging: i64,
-    /// The next page begins behind this id; 0 if none follows.
-    page: i64,
+    epoch: u64,
+    /// Buckets from here on are wanted.
+    since: u64,
+    part: Part,
+    /// Lowest bucket that was open when the walk began.
+    began: u64,
+    /// The walk goes on below this bucket and conversation.
+    bucket: u64,
+    conv: u64,
 }
 
 impl Cursor {
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        if bytes.is_empty() {
-            return Ok(Self::default());
-        }
-        let [CURSOR_VERSION, numbers @ ..] = bytes else { return Err(StoreError::Cursor) };
-        let (lagging, rest) = numbers.split_first_chunk::<8>().ok_or(StoreError::Cursor)?;
-        let (page, rest) = rest.split_first_chunk::<8>().ok_or(StoreError::Cursor)?;
-        if !rest.is_empty() {
+        let bytes: &[u8; CURSOR_BYTES] = bytes.try_into().map_err(|_| StoreError::Cursor)?;
+        let number = |from: usize| {
+            let taken = bytes
+                .get(from..from + 8)
+                .and_then(|taken| taken.first_chunk::<8>());
+            u64::from_le_bytes(*taken.expect("the cursor has 42 bytes"))
+        };
+        let [CURSOR_VERSION, ..] = *bytes else {
             return Err(StoreError::Cursor);
-        }
-        Ok(Self { lagging: i64::from_le_bytes(*lagging), page: i64::from_le_bytes(*page) })
+        };
+        let part = match bytes.get(17) {
+            Some(0) => Part::Idle,
+            Some(1) => Part::Recent,
+            Some(2) => Part::Changed,
+            Some(3) => Part::Large,
+            _ => return Err(StoreError::Cursor),
+        };
+        Ok(Self {
+            epoch: number(1),
+            since: number(9),
+            part,
+            began: number(18),
+            bucket: number(26),
+            conv: number(34),
+        })
     }
 
     fn encode(self) -> Vec<u8> {
-        let mut bytes = vec![CURSOR_VERSION];
-        bytes.extend(self.lagging.to_le_bytes());
-        bytes.extend(self.page.to_le_bytes());
+        let mut bytes = Vec::with_capacity(CURSOR_BYTES);
+        bytes.push(CURSOR_VERSION);
+        bytes.extend(self.epoch.to_le_bytes());
+        bytes.extend(self.since.to_le_bytes());
+        bytes.push(self.part as u8);
+        for number in [self.began, self.bucket, self.conv] {
+            bytes.extend(number.to_le_bytes());
+        }
         bytes
     }
+
+    fn enter(&mut self, part: Part) {
+        self.part = part;
+        self.bucket = i64::MAX.cast_unsigned();
+        self.conv = if part == Part::Large {
+            0
+        } else {
+            i64::MAX.cast_unsigned()
+        };
+    }
+}
+
+/// Who asks, and the log's epoch and the lowest open bucket, both taken before the read transaction.
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) app: AppId,
+    pub(super) user: &'a UserId,
+    pub(super) epoch: u64,
+    pub(super) open_bucket: u64,
 }
 
 /// One page.
 ///
 /// # Errors
 ///
-/// [`StoreError::Cursor`], [`StoreError::Ahead`] for a cursor that this log never gave out; the database's.
+/// [`StoreError::Cursor`], [`StoreError::Ahead`] for a cursor of another epoch or of the future; the database's.
 pub(super) fn sync(
     db: &Connection,
-    app: AppId,
-    user: &UserId,
+    asked: &Asked<'_>,
     cursor: &[u8],
     limit: u16,
-    now_ms: u64,
 ) -> Result<Synced, StoreError> {
-    // One read transaction: the newest bucket and the pages are of the same moment.
-    let db = db.unchecked_transaction().map_err(failed)?;
-    let cursor = Cursor::decode(cursor)?;
-    let newest: i64 = db
-        .query_row("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'recent'), 0)", [], |row| row.get(0))
-        .map_err(failed)?;
-    if cursor.lagging > newest || cursor.page > newest {
+    let mut cursor = if cursor.is_empty() {
+        Cursor {
+            epoch: asked.epoch,
+            since: 0,
+            part: Part::Idle,
+            began: 0,
+            bucket: 0,
+            conv: 0,
+        }
+    } else {
+        Cursor::decode(cursor)?
+    };
+    if cursor.epoch != asked.epoch || cursor.since > asked.open_bucket || cursor.began > asked.open_bucket {
         return Err(StoreError::Ahead);
     }
-    let first_page = cursor.page == 0;
-    // Where the next sync begins is fixed with the first page: what moves while pages are read comes again then.
-    let lagging = if first_page { lagging_id(&db, app, user, cursor.lagging, now_ms)? } else { cursor.lagging };
-    let from = if first_page { cursor.lagging } else { cursor.page };
-    let mut statement = db
-        .prepare_cached(
-            "SELECT recent.id, head.id, head.conv, head.seq, head.n, head.floor_seq, head.conv_version
-             FROM recent JOIN head ON head.id = recent.conv
-             WHERE recent.app = ?1 AND recent.user = ?2 AND recent.id > ?3 ORDER BY recent.id LIMIT ?4",
-        )
-        .map_err(failed)?;
-    let mut found = statement.query(params![app.0, user.as_str(), from, i64::from(limit) + 1]).map_err(failed)?;
-    let mut page = Synced { cursor: Vec::new(), more: false, conversations: Vec::new() };
-    let (mut last, mut bytes) = (from, 0);
-    while let Some(row) = found.next().map_err(failed)? {
-        let number = |at| row.get::<_, i64>(at).map_err(failed);
-        if page.conversations.len() == usize::from(limit) || bytes > PAGE_BYTES {
-            page.more = true;
-            break;
-        }
-        let conv: Vec<u8> = row.get(2).map_err(failed)?;
-        let head = Head {
-            seq: number(3)? as u64,
-            n: number(4)? as u64,
-            floor_seq: number(5)? as u64,
-            conv_version: number(6)? as u64,
-            recent_bucket: 0,
-        };
-        let state = conv_state(&db, app, user, number(1)?, conv, head)?;
-        bytes += state.last.len() + 256;
-        last = number(0)?;
-        page.conversations.push(state);
+    if cursor.part == Part::Idle {
+        cursor.began = asked.open_bucket;
+        cursor.enter(Part::Recent);
     }
-    page.cursor = Cursor { lagging, page: if page.more { last } else { 0 } }.encode();
-    Ok(page)
-}
-
-/// The highest id that no later message can make stale: everything behind it lies in the newest buckets.
-fn lagging_id(db: &Connection, app: AppId, user: &UserId, before: i64, now_ms: u64) -> Result<i64, StoreError> {
-    let newest = (now_ms / RECENT_BUCKET_MS) as i64;
-    let lagging: Option<i64> = db
-        .query_row(
-            "SELECT max(id) FROM recent WHERE app = ?1 AND user = ?2 AND bucket <= ?3
-             AND id < coalesce((SELECT min(id) FROM recent WHERE app = ?1 AND user = ?2 AND bucket > ?3), 1 << 62)",
-            params![app.0, user.as_str(), newest - LAG_BUCKETS],
-            |row| row.get(0),
-        )
-        .optional()
-        .map_err(failed)?
-        .flatten();
-    Ok(lagging.unwrap_or(before).max(before))
-}
-
-fn conv_state(
-    db: &Connection,
-    app: AppId,
-    user: &UserId,
-    id: i64,
-    conv: Vec<u8>,
-    head: Head,
-) -> Result<ConvState, StoreError> {
-    let (read_seq, read_n) = rows::mark(db, app, user, id).map_err(failed)?;
-    let mut statement = db
-        .prepare_cached(
-            "SELECT seq, n, time_ms, hash, format, crc, client_id, frame FROM message WHERE conv = ?1 AND seq = ?2",
-        )
-        .map_err(failed)?;
-    let last =
-        statement.query_row(params![id, head.seq as i64], rows::checked).optional().map_err(failed)?.transpose()?;
-    Ok(ConvState {
-        conv,
-        head_seq: head.seq,
-        head_n: head.n,
-        floor_seq: head.floor_seq,
-        conv_version: head.conv_version,
-        read_seq,
-        read_n,
-        last: last.map(|row| row.frame).unwrap_or_default(),
+    let mut page = Page {
+        asked,
+        conversations: Vec::new(),
+        bytes: 0,
+        limit: usize::from(limit.max(1)),
+    };
+    loop {
+        let full = match cursor.part {
+            Part::Recent | Part::Changed => page.buckets(db, &mut cursor)?,
+            Part::Large | Part::Idle => page.large(db, &mut cursor)?,
+        };
+        if full {
+            return Ok(Synced {
+                cursor: cursor.encode(),
+                more: true,
+                conversations: page.conversations,
+            });
+        }
+        match cursor.part {
+            Part::Recent => cursor.enter(Part::Changed),
+            Part::Changed => cursor.enter(Part::Large),
+            Part::Large | Part::Idle => break,
+        }
+    }
+    let next = Cursor {
+        since: cursor.began.saturating_sub(LAG_BUCKETS).max(cursor.since),
+        part: Part::Idle,
+        began: 0,
+        bucket: 0,
+        conv: 0,
+        ..cursor
+    };
+    Ok(Synced {
+        cursor: next.encode(),
+        more: false,
+        conversations: page.conversations,
     })
+}
+
+struct Page<'a> {
+    asked: &'a Asked<'a>,
+    conversations: Vec<ConvState>,
+    bytes: usize,
+    limit: usize,
+}
+
+impl Page<'_> {
+    fn is_full(&self) -> bool {
+        self.conversations.len() >= self.limit || self.bytes >= PAGE_BYTES
+    }
+
+    /// Goes on through recent rows or own changes; true if the page is full before they end.
+    fn buckets(&mut self, db: &Connection, cursor: &mut Cursor) -> Result<bool, StoreError> {
+        let recent = cursor.part == Part::Recent;
+        let sql = if recent {
+            "SELECT bucket, conv FROM recent WHERE app = ?1 AND user = ?2 AND bucket >= ?3 AND (bucket, conv) < (?4, ?5)
+             ORDER BY bucket DESC, conv DESC"
+        } else {
+            "SELECT bucket, conv FROM changed WHERE app = ?1 AND user = ?2 AND bucket >= ?3 AND (bucket, conv) < (?4, ?5)
+             ORDER BY bucket DESC, conv DESC"
+        };
+        let mut statement = db.prepare_cached(sql).map_err(failed)?;
+        let (since, bucket, conv) = (
+            cursor.since.cast_signed(),
+            cursor.bucket.cast_signed(),
+            cursor.conv.cast_signed(),
+        );
+        let (app, user) = (self.asked.app.0, self.asked.user.as_str());
+        let mut found = statement
+            .query(params![app, user, since, bucket, conv])
+            .map_err(failed)?;
+        while let Some(row) = found.next().map_err(failed)? {
+            if self.is_full() {
+                return Ok(true);
+            }
+            let (bucket, id): (i64, i64) = (row.get(0).map_err(failed)?, row.get(1).map_err(failed)?);
+            (cursor.bucket, cursor.conv) = (bucket.cast_unsigned(), id.cast_unsigned());
+            self.add(db, id, |known, left| {
+                recent || left || known.large || known.head.recent_bucket < cursor.since
+            })?;
+        }
+        Ok(false)
+    }
+
+    /// Goes on through the large groups; true if the page is full before they end.
+    fn large(&mut self, db: &Connection, cursor: &mut Cursor) -> Result<bool, StoreError> {
+        let mut statement = db
+            .prepare_cached(
+                "SELECT large.conv FROM large JOIN conv ON conv.id = large.conv
+                 WHERE large.app = ?1 AND large.user = ?2 AND large.conv > ?3 AND conv.recent_bucket >= ?4
+                 ORDER BY large.conv",
+            )
+            .map_err(failed)?;
+        let (app, user) = (self.asked.app.0, self.asked.user.as_str());
+        let from = params![app, user, cursor.conv.cast_signed(), cursor.since.cast_signed()];
+        let mut found = statement.query(from).map_err(failed)?;
+        while let Some(row) = found.next().map_err(failed)? {
+            if self.is_full() {
+                return Ok(true);
+            }
+            let id: i64 = row.get(0).map_err(failed)?;
+            cursor.conv = id.cast_unsigned();
+            self.add(db, id, |_, _| true)?;
+        }
+        Ok(false)
+    }
+
+    /// Adds a conversation's state if `wanted` (given its row and whether the user left it).
+    fn add(
+        &mut self,
+        db: &Connection,
+        id: i64,
+        wanted: impl Fn(&ConvRow, bool) -> bool,
+    ) -> Result<(), StoreError> {
+        let damaged = |problem: &str| StoreError::Damaged {
+            what: format!("conversation number {id}"),
+            problem: problem.to_owned(),
+        };
+        let (known, name) = rows::conv_by_id(db, id)
+            .map_err(failed)?
+            .ok_or_else(|| damaged("it has no row"))?;
+        let member = rows::member(db, id, self.asked.user.as_str())
+            .map_err(failed)?
+            .unwrap_or_default();
+        let left = member.leave_seq > 0;
+        if !wanted(&known, left) {
+            return Ok(());
+        }
+        let conv = ConvId::parse(&name).map_err(|error| damaged(&error.to_string()))?;
+        let head = known.head;
+        // Who left sees the group as it was before his leave.
+        let top = if left { member.leave_seq - 1 } else { head.seq };
+        let last = read::one(db, id, top, &conv)?;
+        if last.is_none() && top > head.floor_seq {
+            return Err(damaged(&format!("seq {top} of {conv} is missing")));
+        }
+        let (n, last) = last.unwrap_or((if left { 0 } else { head.n }, Vec::new()));
+        self.bytes += STATE_BYTES + last.len();
+        self.conversations.push(ConvState {
+            conv: name,
+            head_seq: top,
+            head_n: n,
+            floor_seq: head.floor_seq,
+            conv_version: head.conv_version,
+            read_seq: member.read_seq,
+            read_n: member.read_n,
+            last,
+        });
+        Ok(())
+    }
 }

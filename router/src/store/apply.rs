@@ -1,0 +1,575 @@
+//! Stage persist, the writing: what one transaction does to the tables.
+//!
+//! Owns nothing durable; keeps, across transactions, the heads of the conversations that were written lately (the
+//! writer is the only one that changes them), and within one, the heads and read marks that are written at
+//! its end, once per conversation and reader. A transaction that fails takes all of that with it: [`Heads::forget`].
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use corelane_protocol::frame::error::ErrorCode;
+use corelane_protocol::frame::kind;
+use corelane_protocol::id::{AppId, ConvId, UserId};
+use corelane_router_core::append::{Append, Appended, Batch, Dedupe, Facts, Head};
+use corelane_router_core::decide::{self, Decision, Row, decide};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::rows::{self, ConvRow, MessageRow, OutboxEntries, ROW_VERSION, place};
+use super::{DeliveredMark, ReadMark, StoreError};
+
+/// Conversations whose heads are remembered.
+const HEADS_MAX: usize = 65_536;
+/// A group with more members than this has no recent rows: one message would move as many.
+pub(super) const LARGE_GROUP_MEMBERS: u64 = 500;
+
+/// Heads that the writer knows.
+#[derive(Debug, Default)]
+pub(super) struct Heads {
+    known: HashMap<(AppId, ConvId), ConvRow>,
+}
+
+impl Heads {
+    /// After a rollback nothing that is remembered may be believed.
+    pub(super) fn forget(&mut self) {
+        self.known.clear();
+    }
+}
+
+/// One transaction.
+#[derive(Debug)]
+pub(super) struct Apply<'a> {
+    db: &'a Connection,
+    heads: &'a mut Heads,
+    now_ms: u64,
+    writer: u64,
+    next_outbox: u64,
+    /// Heads to write, with the first seq of this transaction.
+    dirty: HashMap<(AppId, ConvId), u64>,
+    /// Read marks to move: seq and n by conversation number and reader.
+    marks: HashMap<(i64, UserId), (u64, u64)>,
+    /// Messages stored.
+    pub(super) stored: u64,
+}
+
+impl<'a> Apply<'a> {
+    /// Begins with the store's time and the number of the last outbox row.
+    pub(super) fn new(
+        db: &'a Connection,
+        heads: &'a mut Heads,
+        now_ms: u64,
+        writer: u64,
+        last_outbox: u64,
+    ) -> Self {
+        if heads.known.len() > HEADS_MAX {
+            heads.forget();
+        }
+        Self {
+            db,
+            heads,
+            now_ms,
+            writer,
+            next_outbox: last_outbox + 1,
+            dirty: HashMap::new(),
+            marks: HashMap::new(),
+            stored: 0,
+        }
+    }
+
+    /// Applies a lane's batch. Returns the answers and the outbox row, 0 if nothing is new.
+    ///
+    /// # Errors
+    ///
+    /// The database's: the whole transaction must be rolled back.
+    pub(super) fn batch(&mut self, batch: &Batch) -> rusqlite::Result<(Vec<Appended>, u64)> {
+        let mut answers = Vec::with_capacity(batch.appends.len());
+        let mut entries: OutboxEntries = Vec::new();
+        for append in &batch.appends {
+            let answer = self.append(append)?;
+            if let Appended::Stored {
+                seq, repeated: false, ..
+            } = &answer
+            {
+                match entries
+                    .iter_mut()
+                    .find(|(app, conv, ..)| *app == append.app && *conv == append.conv)
+                {
+                    Some((_, _, _, last)) => *last = *seq,
+                    None => entries.push((append.app, append.conv.clone(), *seq, *seq)),
+                }
+                self.stored += 1;
+            }
+            answers.push(answer);
+        }
+        if entries.is_empty() {
+            return Ok((answers, 0));
+        }
+        let row = self.next_outbox;
+        self.next_outbox += 1;
+        let entries = rows::encode_entries(&entries);
+        let mut statement = self
+            .db
+            .prepare_cached("INSERT INTO outbox (id, lane, v, crc, entries) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+        let crc = crc32fast::hash(&entries);
+        statement.execute(params![
+            row.cast_signed(),
+            batch.lane.0,
+            ROW_VERSION,
+            crc,
+            entries
+        ])?;
+        Ok((answers, row))
+    }
+
+    fn append(&mut self, append: &Append) -> rusqlite::Result<Appended> {
+        let known = self.conv(append.app, &append.conv)?;
+        let facts = match self.facts(append, known)? {
+            Ok(facts) => facts,
+            // Sequencing it anew would store it twice once the row is mended.
+            Err(damage) => return Ok(Appended::Refused(ErrorCode::Rejected, damage.to_string())),
+        };
+        match decide(append, &facts, self.now_ms) {
+            Decision::Repeat(answer) => Ok(answer),
+            Decision::Refuse(code, text) => Ok(Appended::Refused(code, text)),
+            Decision::Store(row) if row.seq > rows::CONV_SEQ_MAX => Ok(Appended::Refused(
+                ErrorCode::Rejected,
+                "the conversation is full".to_owned(),
+            )),
+            Decision::Store(row) => self.store(append, known, row),
+        }
+    }
+
+    fn conv(&mut self, app: AppId, conv: &ConvId) -> rusqlite::Result<Option<ConvRow>> {
+        match self.heads.known.entry((app, conv.clone())) {
+            Entry::Occupied(known) => Ok(Some(*known.get())),
+            Entry::Vacant(slot) => Ok(rows::conv(self.db, app, conv)?.map(|row| *slot.insert(row))),
+        }
+    }
+
+    fn facts(&self, append: &Append, known: Option<ConvRow>) -> rusqlite::Result<Result<Facts, StoreError>> {
+        let Some(known) = known else {
+            return Ok(Ok(Facts::default()));
+        };
+        let dedupe = match self.dedupe(append, known.id)? {
+            Ok(dedupe) => dedupe,
+            Err(damage) => return Ok(Err(damage)),
+        };
+        let sender_is_member = append.check_member
+            && append.conv.is_group()
+            && rows::member(self.db, known.id, append.sender.as_str())?.is_some_and(|row| row.leave_seq == 0);
+        Ok(Ok(Facts {
+            head: Some(known.head),
+            dedupe,
+            sender_is_member,
+            member_count: known.members,
+        }))
+    }
+
+    /// What is known of the id. The message itself is read and checked too: a repeat is answered only if it is there.
+    fn dedupe(&self, append: &Append, conv: i64) -> rusqlite::Result<Result<Option<Dedupe>, StoreError>> {
+        let (sender, client_id) = (append.sender.as_str(), append.client_msg_id.0);
+        let mut statement = self.db.prepare_cached(
+            "SELECT seq, hash, crc FROM dedupe WHERE client_id = ?1 AND conv = ?2 AND sender = ?3",
+        )?;
+        let found = statement.query_row(params![client_id, conv, sender], |row| {
+            let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+            Ok((number(0)?, number(1)?, number(2)?))
+        });
+        let Some((seq, hash, crc)) = found.optional()? else {
+            return Ok(Ok(None));
+        };
+        let damaged = |problem: &str| StoreError::Damaged {
+            what: format!("dedupe row of message {seq} of {}", append.conv),
+            problem: problem.to_owned(),
+        };
+        if crc != u64::from(rows::dedupe_crc(conv, sender, &client_id, seq, hash)) {
+            return Ok(Err(damaged("its CRC does not hold")));
+        }
+        let mut statement = self.db.prepare_cached(&format!(
+            "SELECT {} FROM message WHERE place = ?1",
+            rows::MESSAGE_COLUMNS
+        ))?;
+        let mut found = statement.query(params![place(conv, seq)])?;
+        let Some(row) = found.next()? else {
+            return Ok(Err(damaged("the message is missing")));
+        };
+        Ok(rows::message(row, &append.conv).and_then(|message| {
+            if message.sender != sender.as_bytes() || message.client_id != client_id {
+                return Err(damaged("the message has another sender or id"));
+            }
+            Ok(Some(Dedupe {
+                seq,
+                n: message.n,
+                time_ms: message.time_ms,
+                hash: message.hash,
+            }))
+        }))
+    }
+
+    fn store(&mut self, append: &Append, known: Option<ConvRow>, row: Row) -> rusqlite::Result<Appended> {
+        let mut conv = match known {
+            Some(known) => known,
+            None => self.create(append)?,
+        };
+        if conv.id > rows::CONV_NUMBER_MAX {
+            return Ok(Appended::Refused(
+                ErrorCode::Rejected,
+                "the store holds no more conversations".to_owned(),
+            ));
+        }
+        self.insert(append, conv.id, &row)?;
+        conv.head = row.head;
+        let at = (append.app, append.conv.clone());
+        if append.kind == kind::GROUP_CHANGE {
+            self.change_members(append, &mut conv, row.move_recent_from)?;
+        }
+        if let Some(before) = row.move_recent_from {
+            self.move_recent(append, &conv, before)?;
+        }
+        if append.moves_read_mark {
+            self.marks
+                .insert((conv.id, append.sender.clone()), (row.seq, row.n));
+        }
+        self.heads.known.insert(at.clone(), conv);
+        self.dirty.entry(at).or_insert(row.seq);
+        Ok(Appended::Stored {
+            seq: row.seq,
+            n: row.n,
+            time_ms: row.time_ms,
+            frame: row.frame,
+            member_version: row.head.conv_version,
+            repeated: false,
+        })
+    }
+
+    /// Makes a conversation's row; [`Self::finish`] writes the head into it.
+    fn create(&self, append: &Append) -> rusqlite::Result<ConvRow> {
+        let mut statement = self.db.prepare_cached(
+            "INSERT INTO conv (app, name, seq, n, floor_seq, conv_version, recent_bucket, members, large, writer, first_seq)
+             VALUES (?1, ?2, 0, 0, 0, 0, 0, 0, 0, 0, 0)",
+        )?;
+        statement.execute(params![append.app.0, append.conv.as_bytes()])?;
+        let id = self.db.last_insert_rowid();
+        Ok(ConvRow {
+            id,
+            head: Head::default(),
+            members: 0,
+            large: false,
+        })
+    }
+
+    fn insert(&self, append: &Append, conv: i64, row: &Row) -> rusqlite::Result<()> {
+        let (sender, client_id) = (append.sender.as_str(), append.client_msg_id.0);
+        let message = MessageRow {
+            place: place(conv, row.seq),
+            n: row.n,
+            sender: sender.as_bytes(),
+            client_id: &client_id,
+            hash: row.hash,
+            time_ms: row.time_ms,
+            flags: append.flags,
+            frame: &row.frame,
+        };
+        self.db
+            .prepare_cached(
+                "INSERT INTO message (place, v, crc, n, sender, client_id, hash, time_ms, flags, frame)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )?
+            .execute(params![
+                message.place,
+                ROW_VERSION,
+                message.crc(),
+                row.n.cast_signed(),
+                sender,
+                client_id,
+                row.hash.cast_signed(),
+                row.time_ms.cast_signed(),
+                append.flags,
+                row.frame
+            ])?;
+        let crc = rows::dedupe_crc(conv, sender, &client_id, row.seq, row.hash);
+        self.db
+            .prepare_cached(
+                "INSERT INTO dedupe (client_id, conv, sender, v, crc, seq, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?
+            .execute(params![client_id, conv, sender, ROW_VERSION, crc, row.seq.cast_signed(), row.hash.cast_signed()])?;
+        Ok(())
+    }
+
+    /// Joins and leaves. Who is there already keeps the place of his join; who is not there cannot leave.
+    fn change_members(
+        &self,
+        append: &Append,
+        conv: &mut ConvRow,
+        moved_from: Option<u64>,
+    ) -> rusqlite::Result<()> {
+        let head = conv.head;
+        let (seq, n) = (head.seq.cast_signed(), head.n.cast_signed());
+        let now = head.recent_bucket;
+        for user in &append.members.join {
+            // What was said before he came is not unread for him.
+            let joined = self
+                .db
+                .prepare_cached(
+                    "INSERT INTO member (conv, user, join_seq, leave_seq, read_seq, read_n) VALUES (?1, ?2, ?3, 0, ?3 - 1, ?4)
+                     ON CONFLICT (conv, user) DO UPDATE SET join_seq = ?3, leave_seq = 0, read_seq = ?3 - 1, read_n = ?4
+                     WHERE leave_seq != 0",
+                )?
+                .execute(params![conv.id, user.as_str(), seq, n])?;
+            if joined > 0 {
+                conv.members += 1;
+                self.list(append.app, user.as_str(), conv, now)?;
+            }
+        }
+        for user in &append.members.leave {
+            let left = self
+                .db
+                .prepare_cached(
+                    "UPDATE member SET leave_seq = ?3 WHERE conv = ?1 AND user = ?2 AND leave_seq = 0",
+                )?
+                .execute(params![conv.id, user.as_str(), seq])?;
+            if left > 0 {
+                conv.members = conv.members.saturating_sub(1);
+                self.unlist(append.app, user.as_str(), conv, now)?;
+                self.unlist(append.app, user.as_str(), conv, moved_from.unwrap_or(now))?;
+                self.touch_changed(append.app, user.as_str(), conv.id, now)?;
+            }
+        }
+        if conv.members > LARGE_GROUP_MEMBERS && !conv.large {
+            for user in self.members(conv.id)? {
+                self.unlist(append.app, &user, conv, now)?;
+                self.unlist(append.app, &user, conv, moved_from.unwrap_or(now))?;
+                self.list(append.app, &user, &ConvRow { large: true, ..*conv }, now)?;
+            }
+            conv.large = true;
+        }
+        Ok(())
+    }
+
+    fn members(&self, conv: i64) -> rusqlite::Result<Vec<String>> {
+        let mut statement = self
+            .db
+            .prepare_cached("SELECT user FROM member WHERE conv = ?1 AND leave_seq = 0")?;
+        statement.query_map(params![conv], |row| row.get(0))?.collect()
+    }
+
+    /// The first message in a bucket moves the recent rows of all members; later ones write none.
+    fn move_recent(&self, append: &Append, conv: &ConvRow, before: u64) -> rusqlite::Result<()> {
+        if conv.large {
+            return Ok(());
+        }
+        let now = conv.head.recent_bucket;
+        let relist = |user: &str| {
+            self.unlist(append.app, user, conv, before)?;
+            self.list(append.app, user, conv, now)
+        };
+        match append.conv.direct_users() {
+            Some((small, large)) => {
+                relist(small.as_str())?;
+                if small == large {
+                    Ok(())
+                } else {
+                    relist(large.as_str())
+                }
+            }
+            None => self.members(conv.id)?.iter().try_for_each(|user| relist(user)),
+        }
+    }
+
+    fn list(&self, app: AppId, user: &str, conv: &ConvRow, bucket: u64) -> rusqlite::Result<()> {
+        if conv.large {
+            let mut insert = self
+                .db
+                .prepare_cached("INSERT OR IGNORE INTO large (app, user, conv) VALUES (?1, ?2, ?3)")?;
+            insert.execute(params![app.0, user, conv.id])?;
+        } else {
+            let mut insert = self.db.prepare_cached(
+                "INSERT OR IGNORE INTO recent (app, user, bucket, conv) VALUES (?1, ?2, ?3, ?4)",
+            )?;
+            insert.execute(params![app.0, user, bucket.cast_signed(), conv.id])?;
+        }
+        Ok(())
+    }
+
+    fn unlist(&self, app: AppId, user: &str, conv: &ConvRow, bucket: u64) -> rusqlite::Result<()> {
+        if conv.large {
+            let mut delete = self
+                .db
+                .prepare_cached("DELETE FROM large WHERE app = ?1 AND user = ?2 AND conv = ?3")?;
+            delete.execute(params![app.0, user, conv.id])?;
+        } else {
+            let mut delete = self.db.prepare_cached(
+                "DELETE FROM recent WHERE app = ?1 AND user = ?2 AND bucket = ?3 AND conv = ?4",
+            )?;
+            delete.execute(params![app.0, user, bucket.cast_signed(), conv.id])?;
+        }
+        Ok(())
+    }
+
+    /// A change of the user's own in a conversation: his terminals learn it at their next sync.
+    fn touch_changed(&self, app: AppId, user: &str, conv: i64, bucket: u64) -> rusqlite::Result<()> {
+        let before = rows::member(self.db, conv, user)?
+            .unwrap_or_default()
+            .changed_bucket;
+        if before >= bucket {
+            return Ok(());
+        }
+        self.db
+            .prepare_cached("DELETE FROM changed WHERE app = ?1 AND user = ?2 AND bucket = ?3 AND conv = ?4")?
+            .execute(params![app.0, user, before.cast_signed(), conv])?;
+        self.db
+            .prepare_cached(
+                "INSERT OR IGNORE INTO changed (app, user, bucket, conv) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![app.0, user, bucket.cast_signed(), conv])?;
+        self.db
+            .prepare_cached("UPDATE member SET changed_bucket = ?3 WHERE conv = ?1 AND user = ?2")?
+            .execute(params![conv, user, bucket.cast_signed()])?;
+        Ok(())
+    }
+
+    /// Moves a read mark forward.
+    ///
+    /// # Errors
+    ///
+    /// Outside, the database's: roll back. Inside, the caller's.
+    pub(super) fn read(
+        &mut self,
+        app: AppId,
+        user: &UserId,
+        conv: &ConvId,
+        seq: u64,
+    ) -> rusqlite::Result<Result<ReadMark, StoreError>> {
+        let Some(known) = self.conv(app, conv)? else {
+            return Ok(Err(StoreError::Ahead));
+        };
+        // A send earlier in this transaction may have moved it.
+        if let Some((seq, n)) = self.marks.remove(&(known.id, user.clone())) {
+            self.move_mark(known.id, user, seq, n)?;
+        }
+        let row = rows::member(self.db, known.id, user.as_str())?;
+        if row.is_none() && conv.is_group() {
+            return Ok(Err(StoreError::NotMember));
+        }
+        let row = row.unwrap_or_default();
+        let top = if row.leave_seq > 0 {
+            row.leave_seq - 1
+        } else {
+            known.head.seq
+        };
+        if seq > top {
+            return Ok(Err(StoreError::Ahead));
+        }
+        if seq <= row.read_seq {
+            return Ok(Ok(ReadMark {
+                seq: row.read_seq,
+                n: row.read_n,
+                moved: false,
+            }));
+        }
+        let mut statement = self.db.prepare_cached("SELECT n FROM message WHERE place = ?1")?;
+        let n = statement
+            .query_row(params![place(known.id, seq)], |row| row.get::<_, i64>(0))
+            .optional()?;
+        let Some(n) = n else {
+            // Retention has cut it: what is left counts from the first message above.
+            return Ok(Ok(ReadMark {
+                seq: row.read_seq,
+                n: row.read_n,
+                moved: false,
+            }));
+        };
+        self.move_mark(known.id, user, seq, n.cast_unsigned())?;
+        self.touch_changed(
+            app,
+            user.as_str(),
+            known.id,
+            self.now_ms / decide::RECENT_BUCKET_MS,
+        )?;
+        Ok(Ok(ReadMark {
+            seq,
+            n: n.cast_unsigned(),
+            moved: true,
+        }))
+    }
+
+    fn move_mark(&self, conv: i64, user: &UserId, seq: u64, n: u64) -> rusqlite::Result<()> {
+        let mut statement = self.db.prepare_cached(
+            "INSERT INTO member (conv, user, join_seq, leave_seq, read_seq, read_n) VALUES (?1, ?2, 0, 0, ?3, ?4)
+             ON CONFLICT (conv, user) DO UPDATE SET read_seq = ?3, read_n = ?4 WHERE read_seq < ?3",
+        )?;
+        statement.execute(params![conv, user.as_str(), seq.cast_signed(), n.cast_signed()])?;
+        Ok(())
+    }
+
+    /// Keeps what a terminal has; a mark above the head is dropped.
+    pub(super) fn delivered(&mut self, mark: &DeliveredMark) -> rusqlite::Result<()> {
+        let Some(known) = self.conv(mark.app, &mark.conv)? else {
+            return Ok(());
+        };
+        if mark.seq > known.head.seq {
+            return Ok(());
+        }
+        let mut statement = self.db.prepare_cached(
+            "INSERT INTO delivered (conv, user, terminal, device, seq) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (conv, user, terminal, device) DO UPDATE SET seq = ?5 WHERE seq < ?5",
+        )?;
+        let seq = mark.seq.cast_signed();
+        statement.execute(params![
+            known.id,
+            mark.user.as_str(),
+            mark.terminal as u8,
+            mark.device,
+            seq
+        ])?;
+        Ok(())
+    }
+
+    /// Deletes outbox rows.
+    pub(super) fn clear(&self, outbox: &[u64]) -> rusqlite::Result<()> {
+        let mut statement = self.db.prepare_cached("DELETE FROM outbox WHERE id = ?1")?;
+        for row in outbox {
+            statement.execute(params![row.cast_signed()])?;
+        }
+        Ok(())
+    }
+
+    /// Writes heads and read marks. Returns the number of the last outbox row and how many messages were stored.
+    pub(super) fn finish(mut self) -> rusqlite::Result<(u64, u64)> {
+        for (at, first_seq) in std::mem::take(&mut self.dirty) {
+            let Some(conv) = self.heads.known.get(&at) else {
+                continue;
+            };
+            let head = conv.head;
+            let numbers = [
+                head.seq,
+                head.n,
+                head.floor_seq,
+                head.conv_version,
+                head.recent_bucket,
+                conv.members,
+            ];
+            let [seq, n, floor_seq, conv_version, recent_bucket, members] = numbers.map(u64::cast_signed);
+            self.db
+                .prepare_cached(
+                    "UPDATE conv SET seq = ?2, n = ?3, floor_seq = ?4, conv_version = ?5, recent_bucket = ?6, members = ?7,
+                     large = ?8, writer = ?9, first_seq = ?10 WHERE id = ?1",
+                )?
+                .execute(params![
+                    conv.id,
+                    seq,
+                    n,
+                    floor_seq,
+                    conv_version,
+                    recent_bucket,
+                    members,
+                    conv.large,
+                    self.writer.cast_signed(),
+                    first_seq.cast_signed()
+                ])?;
+        }
+        for ((conv, user), (seq, n)) in std::mem::take(&mut self.marks) {
+            self.move_mark(conv, &user, seq, n)?;
+        }
+        Ok((self.next_outbox - 1, self.stored))
+    }
+}

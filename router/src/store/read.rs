@@ -1,0 +1,169 @@
+//! What is read of one conversation: its messages, its members, the outbox.
+
+use corelane_protocol::id::{AppId, ConvId, Lane, UserId};
+use corelane_protocol::limits::PAGE_BYTES;
+use rusqlite::{Connection, params};
+
+use super::rows::{self, ROW_VERSION, place, seq_of};
+use super::schema::failed;
+use super::{Members, OutboxRow, Pulled, StoreError};
+
+/// Rows of the outbox per read.
+const OUTBOX_ROWS: i64 = 256;
+
+/// Messages from `from` to `to`, without holes.
+pub(super) fn pull(
+    db: &Connection,
+    app: AppId,
+    conv: &ConvId,
+    from: u64,
+    to: u64,
+    limit: u16,
+) -> Result<Pulled, StoreError> {
+    let known = rows::conv(db, app, conv).map_err(failed)?;
+    let head = known.map_or_else(Default::default, |known| known.head);
+    if from > head.seq + 1 {
+        return Err(StoreError::Ahead);
+    }
+    let mut pulled = Pulled {
+        messages: Vec::new(),
+        next_seq: 0,
+        head,
+    };
+    let (from, to) = (from.max(head.floor_seq + 1), to.min(head.seq));
+    let Some(known) = known.filter(|_| from <= to) else {
+        return Ok(pulled);
+    };
+    let sql = format!(
+        "SELECT {} FROM message WHERE place BETWEEN ?1 AND ?2 ORDER BY place LIMIT ?3",
+        rows::MESSAGE_COLUMNS
+    );
+    let mut statement = db.prepare_cached(&sql).map_err(failed)?;
+    let range = params![place(known.id, from), place(known.id, to), limit.max(1)];
+    let mut found = statement.query(range).map_err(failed)?;
+    let (mut bytes, mut expected) = (0, from);
+    let missing = |seq| StoreError::Damaged {
+        what: format!("message seq {seq} of {conv}"),
+        problem: "is missing".to_owned(),
+    };
+    while let Some(row) = found.next().map_err(failed)? {
+        let message = rows::message(row, conv)?;
+        let seq = seq_of(message.place);
+        if seq != expected {
+            return Err(missing(expected));
+        }
+        if bytes > 0 && bytes + message.frame.len() > PAGE_BYTES {
+            break;
+        }
+        bytes += message.frame.len();
+        expected += 1;
+        pulled.messages.push((seq, message.frame.to_vec()));
+    }
+    if pulled.messages.is_empty() {
+        return Err(missing(from));
+    }
+    pulled.next_seq = if expected <= to { expected } else { 0 };
+    Ok(pulled)
+}
+
+/// One message, if it is there.
+pub(super) fn one(
+    db: &Connection,
+    conv: i64,
+    seq: u64,
+    name: &dyn std::fmt::Display,
+) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+    let sql = format!("SELECT {} FROM message WHERE place = ?1", rows::MESSAGE_COLUMNS);
+    let mut statement = db.prepare_cached(&sql).map_err(failed)?;
+    let mut found = statement.query(params![place(conv, seq)]).map_err(failed)?;
+    let Some(row) = found.next().map_err(failed)? else {
+        return Ok(None);
+    };
+    rows::message(row, name).map(|message| Some((message.n, message.frame.to_vec())))
+}
+
+/// Members of a group; of a direct conversation its users, with version 0.
+pub(super) fn members(db: &Connection, app: AppId, conv: &ConvId) -> Result<Members, StoreError> {
+    if let Some((small, large)) = conv.direct_users() {
+        let users = if small == large {
+            vec![small]
+        } else {
+            vec![small, large]
+        };
+        return Ok(Members { version: 0, users });
+    }
+    let Some(known) = rows::conv(db, app, conv).map_err(failed)? else {
+        return Ok(Members::default());
+    };
+    let mut statement = db
+        .prepare_cached("SELECT user FROM member WHERE conv = ?1 AND leave_seq = 0 ORDER BY user")
+        .map_err(failed)?;
+    let users = statement
+        .query_map(params![known.id], |row| row.get::<_, String>(0))
+        .map_err(failed)?;
+    let users = users.map(|user| {
+        let user = user.map_err(failed)?;
+        UserId::new(&user).map_err(|error| StoreError::Damaged {
+            what: format!("member list of {conv}"),
+            problem: error.to_string(),
+        })
+    });
+    Ok(Members {
+        version: known.head.conv_version,
+        users: users.collect::<Result<_, _>>()?,
+    })
+}
+
+/// Up to where a user may read: everything for a member, what lies below his leave for who was one.
+pub(super) fn readable_upto(
+    db: &Connection,
+    app: AppId,
+    conv: &ConvId,
+    user: &UserId,
+) -> Result<Option<u64>, StoreError> {
+    if let Some((small, large)) = conv.direct_users() {
+        return Ok((small == *user || large == *user).then_some(u64::MAX));
+    }
+    let Some(known) = rows::conv(db, app, conv).map_err(failed)? else {
+        return Ok(None);
+    };
+    let row = rows::member(db, known.id, user.as_str()).map_err(failed)?;
+    Ok(row.map(|row| {
+        if row.leave_seq == 0 {
+            u64::MAX
+        } else {
+            row.leave_seq - 1
+        }
+    }))
+}
+
+/// Outbox rows behind `after`.
+pub(super) fn outbox(db: &Connection, after: u64) -> Result<Vec<OutboxRow>, StoreError> {
+    let mut statement = db
+        .prepare_cached("SELECT id, lane, v, crc, entries FROM outbox WHERE id > ?1 ORDER BY id LIMIT ?2")
+        .map_err(failed)?;
+    let mut found = statement
+        .query(params![after.cast_signed(), OUTBOX_ROWS])
+        .map_err(failed)?;
+    let mut taken = Vec::new();
+    while let Some(row) = found.next().map_err(failed)? {
+        let number = |at| row.get::<_, i64>(at).map_err(failed);
+        let id = number(0)?.cast_unsigned();
+        let damaged = |problem: &str| StoreError::Damaged {
+            what: format!("outbox row {id}"),
+            problem: problem.to_owned(),
+        };
+        let bytes: Vec<u8> = row.get(4).map_err(failed)?;
+        if number(2)? != ROW_VERSION || number(3)? != i64::from(crc32fast::hash(&bytes)) {
+            return Err(damaged("its version or CRC does not hold"));
+        }
+        let entries = rows::decode_entries(&bytes).ok_or_else(|| damaged("it does not decode"))?;
+        let lane = u16::try_from(number(1)?).map_err(|_| damaged("its lane is out of range"))?;
+        taken.push(OutboxRow {
+            id,
+            lane: Lane(lane),
+            entries,
+        });
+    }
+    Ok(taken)
+}

@@ -1,0 +1,464 @@
+//! Stage persist, the commit: the one thread that writes.
+//!
+//! Takes everything that queued up while the last commit was in flight, from all lanes, into one transaction: one
+//! fdatasync for all, and no waiting for more. Answers as soon as COMMIT has returned; the log is checkpointed only
+//! then, so that a checkpoint delays the next commit and never the answers of this one. Clearing outbox rows and
+//! delivered marks are lazy: they join the next commit, or get one of their own after [`LAZY`].
+//!
+//! When there is no room, or another program holds the file, nothing was written: every message is refused as
+//! `unavailable`, and the next commit tries again. When a write or an fdatasync fails for another reason, the outcome is
+//! `Unknown` and the store is poisoned: nothing is acknowledged after the first failure, because what the kernel
+//! dropped cannot be known. The queue is bounded by its callers: one batch per lane, one read mark per request.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use corelane_protocol::frame::error::ErrorCode;
+use corelane_protocol::id::{AppId, ClientMsgId, ConvId, UserId};
+use corelane_router_core::append::{Appended, Batch, Committed};
+use corelane_router_core::decide::{DEDUPE_RETENTION_MS, RECENT_BUCKET_MS};
+use rusqlite::{Connection, params};
+use tokio::sync::{oneshot, watch};
+
+use super::apply::{Apply, Heads};
+use super::moment::Moments;
+use super::schema::{self, Durability, failed};
+use super::timing::{CommitTiming, Timings};
+use super::witness::Witness;
+use super::{DeliveredMark, ReadMark, StoreError};
+use crate::clock::Clock;
+
+/// Most messages of one transaction: bounds how long one commit takes.
+const MESSAGES_MAX: usize = 8_192;
+/// Most payload bytes of one transaction, but for its last batch.
+const BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long clearing and delivered marks wait for a commit to join.
+const LAZY: Duration = Duration::from_millis(50);
+/// Lazy changes that wait; more are written at once.
+const LAZY_MAX: usize = 8_192;
+/// The log is checkpointed when it has more pages of 4 KiB than this.
+const CHECKPOINT_PAGES: i64 = 1_000;
+const PAGE_SIZE: i64 = 4_096;
+/// How far the witness lags.
+const WITNESS_LAG: Duration = Duration::from_secs(1);
+/// How often dedupe rows past their retention are looked for, and how many go at a time.
+const PURGE_EVERY: Duration = Duration::from_secs(60);
+const PURGE_ROWS: i64 = 1_000;
+/// Ids are refused as stale this long before their rows go.
+const PURGE_MARGIN_MS: u64 = 3_600_000;
+
+/// Something to write.
+pub(super) enum Write {
+    /// A lane's batch, and when it came.
+    Batch(Batch, Duration, oneshot::Sender<Committed>),
+    /// A read mark.
+    Read(ReadRequest, oneshot::Sender<Result<ReadMark, StoreError>>),
+    /// A new epoch.
+    Epoch(u64, oneshot::Sender<Result<u64, StoreError>>),
+    /// Outbox rows to forget.
+    Clear(Vec<u64>),
+    /// What a terminal has.
+    Delivered(DeliveredMark),
+}
+
+/// A read mark to move.
+pub(super) struct ReadRequest {
+    pub(super) app: AppId,
+    pub(super) user: UserId,
+    pub(super) conv: ConvId,
+    pub(super) seq: u64,
+}
+
+/// What the writer shares with its store.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) poison: watch::Sender<Option<String>>,
+    pub(super) timings: Timings,
+    pub(super) moments: Moments,
+    pub(super) epoch: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn poisoned(&self) -> Option<String> {
+        self.poison.borrow().clone()
+    }
+}
+
+/// The writing thread.
+pub(super) struct Writer {
+    pub(super) db: Connection,
+    pub(super) shared: Arc<Shared>,
+    pub(super) clock: Clock,
+    /// Pages in the log after the last commit.
+    pub(super) log_pages: Arc<AtomicI64>,
+    pub(super) witness: Witness,
+    /// Number of the last commit and of the last outbox row.
+    pub(super) commits: u64,
+    pub(super) outbox: u64,
+    /// Highest bucket that the database knows.
+    pub(super) bucket: u64,
+    /// This life of the store, as heads name it.
+    pub(super) name: u64,
+    /// Held as long as the store is open.
+    pub(super) _lock: std::fs::File,
+}
+
+#[derive(Default)]
+struct Turn {
+    batches: Vec<(Batch, Duration, oneshot::Sender<Committed>)>,
+    reads: Vec<(ReadRequest, oneshot::Sender<Result<ReadMark, StoreError>>)>,
+    epochs: Vec<(u64, oneshot::Sender<Result<u64, StoreError>>)>,
+    clears: Vec<u64>,
+    delivered: HashMap<(AppId, UserId, u8, String, ConvId), DeliveredMark>,
+    messages: usize,
+    bytes: usize,
+}
+
+impl Turn {
+    fn take(&mut self, write: Write) {
+        match write {
+            Write::Batch(batch, arrived, done) => {
+                self.messages += batch.appends.len();
+                self.bytes += batch
+                    .appends
+                    .iter()
+                    .map(|append| append.payload.len())
+                    .sum::<usize>();
+                self.batches.push((batch, arrived, done));
+            }
+            Write::Read(request, done) => self.reads.push((request, done)),
+            Write::Epoch(random, done) => self.epochs.push((random, done)),
+            Write::Clear(rows) => self.clears.extend(rows),
+            Write::Delivered(mark) => {
+                let terminal = mark.terminal as u8;
+                let key = (
+                    mark.app,
+                    mark.user.clone(),
+                    terminal,
+                    mark.device.clone(),
+                    mark.conv.clone(),
+                );
+                let known = self.delivered.entry(key).or_insert_with(|| mark.clone());
+                known.seq = known.seq.max(mark.seq);
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.messages < MESSAGES_MAX && self.bytes < BYTES_MAX && self.reads.len() < MESSAGES_MAX
+    }
+
+    fn is_lazy(&self) -> bool {
+        self.batches.is_empty() && self.reads.is_empty() && self.epochs.is_empty()
+    }
+
+    fn lazy_count(&self) -> usize {
+        self.clears.len() + self.delivered.len()
+    }
+}
+
+/// What a transaction came to.
+struct Outcome {
+    batches: Vec<(Vec<Appended>, u64)>,
+    reads: Vec<Result<ReadMark, StoreError>>,
+    epoch: Option<u64>,
+    outbox: u64,
+    bucket: u64,
+    messages: u64,
+    written: Duration,
+    ended: Duration,
+}
+
+/// Where the last checkpoint was in time.
+#[derive(Debug, Clone, Copy, Default)]
+struct Checkpoint {
+    began: Duration,
+    ended: Duration,
+}
+
+impl Writer {
+    pub(super) fn run(mut self, writes: &Receiver<Write>) {
+        let mut heads = Heads::default();
+        let mut turn = Turn::default();
+        let mut lazy_since = None;
+        let mut checkpoint = Checkpoint::default();
+        let mut checkpoint_above = CHECKPOINT_PAGES;
+        let (mut witnessed, mut witnessed_at, mut purged_at) = (0, Duration::ZERO, Duration::ZERO);
+        loop {
+            let open = self.gather(writes, &mut turn, &mut lazy_since);
+            if turn.is_lazy() && turn.lazy_count() == 0 && !open {
+                break;
+            }
+            let now = self.clock.now().mono;
+            let purge = now.saturating_sub(purged_at) >= PURGE_EVERY;
+            if purge {
+                purged_at = now;
+            }
+            self.transact(std::mem::take(&mut turn), &mut heads, purge, &checkpoint);
+            lazy_since = None;
+            if self.shared.poisoned().is_none() {
+                checkpoint_above = self.checkpoint(checkpoint_above, &mut checkpoint);
+            }
+            let now = self.clock.now().mono;
+            if self.commits != witnessed && now.saturating_sub(witnessed_at) >= WITNESS_LAG {
+                (witnessed, witnessed_at) = (self.commits, now);
+                self.note();
+            }
+        }
+        self.close();
+    }
+
+    /// Waits for something to write and takes all there is. False: the store is being closed.
+    fn gather(&self, writes: &Receiver<Write>, turn: &mut Turn, lazy_since: &mut Option<Duration>) -> bool {
+        loop {
+            let next = match *lazy_since {
+                None => writes.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(since) => {
+                    let waited = self.clock.now().mono.saturating_sub(since);
+                    writes.recv_timeout(LAZY.saturating_sub(waited))
+                }
+            };
+            match next {
+                Ok(write) => turn.take(write),
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+            while turn.has_room()
+                && let Ok(write) = writes.try_recv()
+            {
+                turn.take(write);
+            }
+            if !turn.is_lazy() || turn.lazy_count() > LAZY_MAX {
+                return true;
+            }
+            lazy_since.get_or_insert_with(|| self.clock.now().mono);
+        }
+    }
+
+    fn transact(&mut self, turn: Turn, heads: &mut Heads, purge: bool, checkpoint: &Checkpoint) {
+        if let Some(reason) = self.shared.poisoned() {
+            return answer_unknown(turn, &reason);
+        }
+        let started = self.clock.now().mono;
+        let outcome = self.commit(&turn, heads, purge);
+        self.shared.moments.end();
+        match outcome {
+            Ok(outcome) => self.answer(turn, outcome, started, checkpoint),
+            Err(error) => {
+                heads.forget();
+                if !self.db.is_autocommit()
+                    && let Err(error) = self.db.execute_batch("ROLLBACK")
+                {
+                    tracing::error!(%error, "rollback failed");
+                }
+                match failed(error) {
+                    StoreError::Full(reason) => answer_refused(turn, &reason),
+                    error => {
+                        let reason = error.to_string();
+                        answer_unknown(turn, &reason);
+                        self.poison(reason);
+                    }
+                }
+            }
+        }
+    }
+
+    fn commit(&self, turn: &Turn, heads: &mut Heads, purge: bool) -> rusqlite::Result<Outcome> {
+        let now_ms = self.shared.moments.begin();
+        self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let mut apply = Apply::new(&self.db, heads, now_ms, self.name, self.outbox);
+        let batches = turn
+            .batches
+            .iter()
+            .map(|(batch, ..)| apply.batch(batch))
+            .collect::<Result<_, _>>()?;
+        let reads = turn
+            .reads
+            .iter()
+            .map(|(wanted, _)| apply.read(wanted.app, &wanted.user, &wanted.conv, wanted.seq));
+        let reads = reads.collect::<Result<_, _>>()?;
+        turn.delivered
+            .values()
+            .try_for_each(|mark| apply.delivered(mark))?;
+        apply.clear(&turn.clears)?;
+        let (outbox, messages) = apply.finish()?;
+        let bucket = now_ms / RECENT_BUCKET_MS;
+        if bucket > self.bucket {
+            schema::set_meta(&self.db, "bucket", bucket)?;
+        }
+        let before = self.shared.epoch.load(Ordering::Relaxed);
+        let epoch = turn
+            .epochs
+            .last()
+            .map(|(random, _)| schema::new_epoch(*random, before));
+        if let Some(epoch) = epoch {
+            schema::set_meta(&self.db, "epoch", epoch)?;
+        }
+        if purge {
+            self.purge(now_ms)?;
+        }
+        let commits = (self.commits + 1).cast_signed();
+        self.db
+            .prepare_cached("UPDATE progress SET commits = ?1, outbox = ?2 WHERE id = 1")?
+            .execute(params![commits, outbox.cast_signed()])?;
+        let written = self.clock.now().mono;
+        self.db.prepare_cached("COMMIT")?.execute([])?;
+        let ended = self.clock.now().mono;
+        Ok(Outcome {
+            batches,
+            reads,
+            epoch,
+            outbox,
+            bucket,
+            messages,
+            written,
+            ended,
+        })
+    }
+
+    /// Forgets ids that are refused as stale by now. They begin with their time, so they are the first rows.
+    fn purge(&self, now_ms: u64) -> rusqlite::Result<()> {
+        let cut_ms = now_ms.saturating_sub(DEDUPE_RETENTION_MS + PURGE_MARGIN_MS);
+        let mut first_kept = ClientMsgId([0; 16]).0;
+        for (into, byte) in first_kept
+            .iter_mut()
+            .zip(cut_ms.to_be_bytes().into_iter().skip(2))
+        {
+            *into = byte;
+        }
+        let mut statement = self.db.prepare_cached(
+            "DELETE FROM dedupe WHERE (client_id, conv, sender) IN
+             (SELECT client_id, conv, sender FROM dedupe WHERE client_id < ?1 ORDER BY client_id LIMIT ?2)",
+        )?;
+        statement.execute(params![first_kept, PURGE_ROWS]).map(|_| ())
+    }
+
+    fn answer(&mut self, turn: Turn, outcome: Outcome, started: Duration, checkpoint: &Checkpoint) {
+        self.commits += 1;
+        self.outbox = outcome.outbox;
+        self.bucket = self.bucket.max(outcome.bucket);
+        let joined = turn.batches.len() as u64;
+        let arrived = turn.batches.iter().map(|(_, arrived, _)| *arrived).min();
+        for ((_, _, done), (answers, outbox)) in turn.batches.into_iter().zip(outcome.batches) {
+            let _ = done.send(Committed::Done { answers, outbox });
+        }
+        for ((_, done), mark) in turn.reads.into_iter().zip(outcome.reads) {
+            let _ = done.send(mark);
+        }
+        if let Some(epoch) = outcome.epoch {
+            self.shared.epoch.store(epoch, Ordering::Relaxed);
+            for (_, done) in turn.epochs {
+                let _ = done.send(Ok(epoch));
+            }
+        }
+        let Some(arrived) = arrived else { return };
+        self.shared.timings.committed(&CommitTiming {
+            waited: started.saturating_sub(arrived),
+            write: outcome.written.saturating_sub(started),
+            fsync: outcome.ended.saturating_sub(outcome.written),
+            total: outcome.ended.saturating_sub(arrived),
+            messages: outcome.messages,
+            batches: joined,
+            checkpoint: checkpoint.ended.saturating_sub(checkpoint.began.max(arrived)),
+        });
+    }
+
+    /// Moves the log into the database when it has grown; above the log's bound, waits for readers so that it starts
+    /// over. Returns above how many pages to try next.
+    fn checkpoint(&self, above: i64, last: &mut Checkpoint) -> i64 {
+        let pages = self.log_pages.load(Ordering::Relaxed);
+        if pages < CHECKPOINT_PAGES {
+            return CHECKPOINT_PAGES;
+        }
+        if pages < above {
+            return above;
+        }
+        last.began = self.clock.now().mono;
+        let whole = pages * PAGE_SIZE > schema::LOG_BYTES_MAX;
+        let sql = if whole {
+            "PRAGMA wal_checkpoint(RESTART)"
+        } else {
+            "PRAGMA wal_checkpoint(PASSIVE)"
+        };
+        let outcome = self
+            .db
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row([], |_| Ok(())));
+        last.ended = self.clock.now().mono;
+        self.shared
+            .timings
+            .checkpointed(last.ended.saturating_sub(last.began));
+        match outcome.map_err(failed) {
+            // Readers may have held some of it: what is left goes with the next try.
+            Ok(()) | Err(StoreError::Full(_)) => pages + CHECKPOINT_PAGES,
+            Err(error) => {
+                self.poison(format!("checkpoint: {error}"));
+                above
+            }
+        }
+    }
+
+    fn poison(&self, reason: String) {
+        tracing::error!(reason, "the store failed; nothing is acknowledged any more");
+        self.shared.poison.send_replace(Some(reason));
+    }
+
+    fn note(&self) {
+        if let Err(error) = self.witness.write(self.commits) {
+            tracing::warn!(%error, "the witness of the last commit cannot be written");
+        }
+    }
+
+    /// The clean end: everything is on disk, then the mark that says so.
+    fn close(self) {
+        if self.shared.poisoned().is_some() {
+            return;
+        }
+        self.note();
+        let closed = schema::set_durability(&self.db, Durability::Full)
+            .and_then(|()| {
+                self.db
+                    .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            })
+            .and_then(|()| schema::set_meta(&self.db, "clean", 1));
+        if let Err(error) = closed {
+            tracing::warn!(%error, "the store could not be closed cleanly; the next start will say so");
+        }
+    }
+}
+
+/// Nothing was written: senders try again.
+fn answer_refused(turn: Turn, reason: &str) {
+    tracing::warn!(reason, "a commit was refused");
+    for (batch, _, done) in turn.batches {
+        let refused = Appended::Refused(
+            ErrorCode::Unavailable,
+            format!("the store cannot write now: {reason}"),
+        );
+        let _ = done.send(Committed::Done {
+            answers: vec![refused; batch.appends.len()],
+            outbox: 0,
+        });
+    }
+    for (_, done) in turn.reads {
+        let _ = done.send(Err(StoreError::Full(reason.to_owned())));
+    }
+    for (_, done) in turn.epochs {
+        let _ = done.send(Err(StoreError::Full(reason.to_owned())));
+    }
+}
+
+fn answer_unknown(turn: Turn, reason: &str) {
+    for (_, _, done) in turn.batches {
+        let _ = done.send(Committed::Unknown(reason.to_owned()));
+    }
+    for (_, done) in turn.reads {
+        let _ = done.send(Err(StoreError::Failed(reason.to_owned())));
+    }
+    for (_, done) in turn.epochs {
+        let _ = done.send(Err(StoreError::Failed(reason.to_owned())));
+    }
+}
