@@ -217,7 +217,9 @@ impl Peer {
     }
 
     /// Ends the connection without a close frame.
-    pub(crate) fn cut(self) {}
+    pub(crate) fn cut(self) {
+        drop(self.0);
+    }
 
     /// What the client closes with.
     pub(crate) async fn closed(&mut self) {
@@ -236,7 +238,7 @@ pub(crate) fn message(seq: u64) -> Vec<u8> {
         ref_seq: 0,
         origin_terminal: 1,
         origin_device: String::new(),
-        client_msg_id: [seq as u8; 16],
+        client_msg_id: [u8::try_from(seq % 251).unwrap(); 16],
         time_ms: seq,
         content_type: 1,
         payload: format!("m{seq}").into_bytes(),
