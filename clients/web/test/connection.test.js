@@ -40,6 +40,9 @@ test('codes 4000 to 4499 and lost connections reconnect with a growing, random p
     assert.equal(client.state, 'connecting');
   }
   assert.deepEqual(waits, [500, 1000, 2000, 4000]);
+  world.randomValue = 0.25;
+  await world.closeWith(1006);
+  assert.equal(client.log.at(-1).retryInMs, 2000);
 });
 
 test('codes 4500 to 4999 give up and say why', async () => {

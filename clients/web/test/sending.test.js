@@ -80,6 +80,23 @@ test('a permanent refusal takes out one message and nothing else', async () => {
   assert.equal(again.client_msg_id, a.client_msg_id);
 });
 
+test('a restart that is refused for good is said again by the next message', async () => {
+  const world = new FakeWorld();
+  const client = world.client();
+  await world.login(client);
+  for (const payload of ['a', 'b']) client.send({ user: 'bob' }, { payload });
+  const [a, b] = world.take('send');
+  await world.say(refusal(a, 'retry', true));
+  await world.say(refusal(b, 'gate_closed', true));
+  await world.advance(1000);
+  const [again] = world.take('send');
+  assert.equal(again.restart, true);
+  await world.say(refusal(again, 'not_member', false));
+  client.send({ user: 'bob' }, { payload: 'c' });
+  const [c] = world.take('send');
+  assert.deepEqual([c.payload, c.restart], ['c', true]);
+});
+
 test('a lost connection sends the unacknowledged again, oldest first, and only those', async () => {
   const world = new FakeWorld();
   const client = world.client();
