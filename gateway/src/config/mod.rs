@@ -1,0 +1,262 @@
+//! Configuration of a gateway: one TOML file, then `CORELANE__SECTION__KEY`, then `--set section.key=value`.
+//!
+//! Later sources win. Every mistake is found before a socket opens and names the source, the key, the value
+//! and what is allowed. The keys themselves are defined once, in [`sections`].
+
+pub mod section;
+pub mod sections;
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use toml::Value;
+
+use self::section::Section;
+use self::sections::{AdminSection, ConnectionSection, DemoSection, GatewaySection, LogSection, RouterSection, StoreSection};
+
+/// Prefix of environment variables that set keys.
+const ENV_PREFIX: &str = "CORELANE__";
+
+/// Everything a gateway can be told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    /// What this gateway is and where it listens.
+    pub gateway: GatewaySection,
+    /// What one connection may cost.
+    pub connection: ConnectionSection,
+    /// Where the routers are, or that one runs inside.
+    pub router: RouterSection,
+    /// Where the embedded router keeps its data.
+    pub store: StoreSection,
+    /// Metrics and health.
+    pub admin: AdminSection,
+    /// Demo users.
+    pub demo: DemoSection,
+    /// Logs.
+    pub log: LogSection,
+}
+
+/// A configuration that cannot be used. Always the operator's to mend.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration file {}: cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("configuration file {}: is not TOML: {source}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A key or value is wrong.
+    #[error("{origin}: {key} = {value}: not allowed; allowed: {allowed}")]
+    Key {
+        /// File, environment or flag.
+        origin: String,
+        /// Section and key.
+        key: String,
+        /// What was given.
+        value: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// Two settings do not go together.
+    #[error("configuration: {0}")]
+    Relation(String),
+}
+
+impl Config {
+    /// Reads the configuration from `file`, the environment and `--set` flags.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`]: print it and exit; nothing was started.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        flags: &[String],
+    ) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        if let Some(path) = file {
+            config.apply_file(path)?;
+        }
+        let mut variables: Vec<_> = environment.filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
+        variables.sort();
+        for (name, text) in variables {
+            let path = name[ENV_PREFIX.len()..].to_lowercase();
+            let origin = format!("environment variable {name}");
+            let (section, key) = path.split_once("__").ok_or_else(|| ConfigError::Key {
+                origin: origin.clone(),
+                key: path.clone(),
+                value: text.clone(),
+                allowed: "names of the form CORELANE__SECTION__KEY".to_owned(),
+            })?;
+            config.apply(&origin, section, key, &value_of(&text))?;
+        }
+        for flag in flags {
+            let wrong = || ConfigError::Key {
+                origin: "--set".to_owned(),
+                key: flag.clone(),
+                value: String::new(),
+                allowed: "the form section.key=value".to_owned(),
+            };
+            let (path, text) = flag.split_once('=').ok_or_else(wrong)?;
+            let (section, key) = path.split_once('.').ok_or_else(wrong)?;
+            config.apply("--set", section, key, &value_of(text))?;
+        }
+        config.check_relations()?;
+        Ok(config)
+    }
+
+    /// The annotated default file.
+    pub fn describe(&self) -> String {
+        let mut text = String::from(
+            "# Corelane gateway. Every key is shown with its default. A key can also be set by\n\
+             # CORELANE__SECTION__KEY in the environment or --set section.key=value.\n\n",
+        );
+        self.gateway.describe(&mut text);
+        self.connection.describe(&mut text);
+        self.router.describe(&mut text);
+        self.store.describe(&mut text);
+        self.admin.describe(&mut text);
+        self.demo.describe(&mut text);
+        self.log.describe(&mut text);
+        text
+    }
+
+    fn apply_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let table: toml::Table = text
+            .parse()
+            .map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
+        let origin = format!("configuration file {}", path.display());
+        for (section, keys) in table {
+            let Value::Table(keys) = keys else {
+                return Err(ConfigError::Key {
+                    origin,
+                    key: section,
+                    value: keys.to_string(),
+                    allowed: format!("only sections at the top: {}", Self::SECTIONS.join(", ")),
+                });
+            };
+            for (key, value) in keys {
+                self.apply(&origin, &section, &key, &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    const SECTIONS: [&'static str; 7] = [
+        GatewaySection::NAME,
+        ConnectionSection::NAME,
+        RouterSection::NAME,
+        StoreSection::NAME,
+        AdminSection::NAME,
+        DemoSection::NAME,
+        LogSection::NAME,
+    ];
+
+    fn apply(&mut self, origin: &str, section: &str, key: &str, value: &Value) -> Result<(), ConfigError> {
+        let result = match section {
+            GatewaySection::NAME => self.gateway.set(key, value),
+            ConnectionSection::NAME => self.connection.set(key, value),
+            RouterSection::NAME => self.router.set(key, value),
+            StoreSection::NAME => self.store.set(key, value),
+            AdminSection::NAME => self.admin.set(key, value),
+            DemoSection::NAME => self.demo.set(key, value),
+            LogSection::NAME => self.log.set(key, value),
+            _ => Err(format!("the sections {}", Self::SECTIONS.join(", "))),
+        };
+        result.map_err(|allowed| ConfigError::Key {
+            origin: origin.to_owned(),
+            key: format!("{section}.{key}"),
+            value: value.to_string(),
+            allowed,
+        })
+    }
+
+    fn check_relations(&self) -> Result<(), ConfigError> {
+        if self.router.embedded && !self.router.seeds.is_empty() {
+            return Err(ConfigError::Relation(
+                "router.embedded = true and router.seeds is not empty: an embedded router keeps registry and bus \
+                 in memory, so it must be the only one; set router.embedded = false to use the seeds"
+                    .to_owned(),
+            ));
+        }
+        if !self.router.embedded && self.router.seeds.is_empty() {
+            return Err(ConfigError::Relation(
+                "router.embedded = false and router.seeds is empty: name at least one router as host:port".to_owned(),
+            ));
+        }
+        if !self.router.embedded && self.router.seeds.len() > 1 {
+            return Err(ConfigError::Relation(
+                "router.seeds names several routers, but memory registry and memory bus live in one router: name one"
+                    .to_owned(),
+            ));
+        }
+        if self.connection.queue_bytes_max > self.connection.queue_total_bytes_max {
+            return Err(ConfigError::Relation(
+                "connection.queue_bytes_max is larger than connection.queue_total_bytes_max".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A text from the environment or a flag as the TOML value it looks like, else as text.
+fn value_of(text: &str) -> Value {
+    let table: Result<toml::Table, _> = format!("value = {text}").parse();
+    table.ok().and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(flags: &[&str]) -> Result<Config, ConfigError> {
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        Config::load(None, std::iter::empty(), &flags)
+    }
+
+    #[test]
+    fn the_default_file_is_the_default() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), Config::default().describe()).unwrap();
+        let read = Config::load(Some(file.path()), std::iter::empty(), &[]).unwrap();
+        assert_eq!(read, Config::default());
+    }
+
+    #[test]
+    fn a_wrong_key_is_named_with_what_is_allowed() {
+        let text = flags(&["gateway.lisen=127.0.0.1:1"]).unwrap_err().to_string();
+        assert!(text.contains("gateway.lisen") && text.contains("listen"), "{text}");
+        let text = flags(&["gatway.listen=127.0.0.1:1"]).unwrap_err().to_string();
+        assert!(text.contains("gateway, connection"), "{text}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_range() {
+        let text = flags(&["gateway.shards=5000"]).unwrap_err().to_string();
+        assert!(text.contains("gateway.shards = 5000") && text.contains("0 to 1024"), "{text}");
+        let text = flags(&["store.durability=maybe"]).unwrap_err().to_string();
+        assert!(text.contains("full, os"), "{text}");
+    }
+
+    #[test]
+    fn the_environment_comes_before_flags() {
+        let environment = [("CORELANE__GATEWAY__NODE".to_owned(), "from-env".to_owned())];
+        let config = Config::load(None, environment.clone().into_iter(), &[]).unwrap();
+        assert_eq!(config.gateway.node, "from-env");
+        let config = Config::load(None, environment.into_iter(), &["gateway.node=flag".to_owned()]).unwrap();
+        assert_eq!(config.gateway.node, "flag");
+    }
+}

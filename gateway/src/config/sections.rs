@@ -1,0 +1,101 @@
+//! The keys of the configuration.
+
+use super::section::section;
+
+section! {
+    /// What this gateway is and where it listens.
+    GatewaySection = "gateway" {
+        /// Name of this gateway in the cluster; another gateway must not have it.
+        node: String = "gateway-1".to_owned();
+        /// Address for WebSocket connections.
+        listen: String = "127.0.0.1:7070".to_owned();
+        /// Shards, each pinned to a CPU of its own. 0: one per CPU that this process may use (affinity mask and
+        /// cgroup quota).
+        shards: u64 = 0, in 0..=1024;
+        /// Allow WebSocket echo on the path /echo, for load tests and conformance tests.
+        echo: bool = false;
+        /// Origins that browsers may come from, as in "https://chat.example". Empty: any.
+        origins: Vec<String> = Vec::new();
+        /// On SIGTERM, GoAway goes to all connections spread over this time, then they are closed.
+        /// Too small: everybody reconnects at once. Too large: the orchestrator kills first.
+        drain_ms: u64 = 5_000, in 0..=600_000;
+    }
+}
+
+section! {
+    /// What one connection may cost.
+    ConnectionSection = "connection" {
+        /// Most connections per shard. Each costs about 4 KiB of kernel memory and below 640 B here.
+        count_max: u64 = 1_000_000, in 1..=16_000_000;
+        /// A client that is silent for longer is closed with 4004. Clients ping at half of it.
+        heartbeat_ms: u64 = 60_000, in 1_000..=3_600_000;
+        /// The handshake, Hello included, must be done within this time.
+        handshake_ms: u64 = 8_000, in 100..=60_000;
+        /// Most bytes queued for one connection. Past it the connection is demoted: payload is dropped and it is told
+        /// to pull. Too small: short stalls demote. Too large: one stuck reader owns this much.
+        queue_bytes_max: u64 = 262_144, in 16_384..=67_108_864;
+        /// Most bytes queued for all connections of a shard.
+        queue_total_bytes_max: u64 = 67_108_864, in 1_048_576..=17_179_869_184;
+        /// A demoted connection that does not drain within this time is closed with 4002.
+        drain_slow_ms: u64 = 30_000, in 100..=600_000;
+        /// Frames per second one client may send on average; more are refused with rate_limited. 0: no limit.
+        frames_per_s: u64 = 0, in 0..=1_000_000;
+    }
+}
+
+section! {
+    /// Where the router is.
+    RouterSection = "router" {
+        /// Run a router inside this process, on its own threads, over the same link.
+        embedded: bool = true;
+        /// Link addresses of routers outside this process, host:port. Only with embedded = false.
+        seeds: Vec<String> = Vec::new();
+        /// File with the shared secret of the link, 64 hex characters. Empty: link.key in the data directory.
+        link_key_file: String = String::new();
+        /// Where the embedded router listens for links.
+        link_listen: String = "127.0.0.1:7090".to_owned();
+        /// Where the embedded router serves HTTP: API, demo page, metrics.
+        http_listen: String = "127.0.0.1:7080".to_owned();
+    }
+}
+
+section! {
+    /// Where data is kept.
+    StoreSection = "store" {
+        /// Directory of keys and, with the embedded router, of the message store.
+        data_dir: String = "data".to_owned();
+        /// What an acknowledgement means with the embedded store. full: it survives a power cut. os: it survives the
+        /// death of the process, not of the machine; after an unclean start clients sync from the beginning.
+        durability: String = "full".to_owned(), one of ["full", "os"];
+    }
+}
+
+section! {
+    /// Metrics and health.
+    AdminSection = "admin" {
+        /// Address of /metrics, /healthz and /readyz. Empty with the embedded router: they are served at
+        /// router.http_listen.
+        listen: String = String::new();
+    }
+}
+
+section! {
+    /// Demo users, for a first look.
+    DemoSection = "demo" {
+        /// Print links with tokens for demo users and let anybody on the HTTP address mint tokens. Works only while
+        /// router.http_listen is a loopback address.
+        enabled: bool = true;
+        /// The demo users.
+        users: Vec<String> = vec!["alice".to_owned(), "bob".to_owned(), "carol".to_owned()];
+    }
+}
+
+section! {
+    /// Logs.
+    LogSection = "log" {
+        /// Least severity that is logged.
+        level: String = "info".to_owned(), one of ["error", "warn", "info", "debug", "trace"];
+        /// json for machines, text for people.
+        format: String = "text".to_owned(), one of ["json", "text"];
+    }
+}

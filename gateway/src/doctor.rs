@@ -1,0 +1,161 @@
+//! What the machine must give before a gateway can start: each requirement, what was found, and its fix.
+//!
+//! The same checks run before every start; `corelane-gateway doctor` prints them all as one table.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+
+use crate::config::Config;
+use crate::placement::Cpus;
+
+/// Descriptors a gateway needs beside its sockets, which cost none.
+const DESCRIPTORS_MIN: u64 = 1_000;
+
+/// One requirement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is about.
+    pub subject: &'static str,
+    /// What was found.
+    pub found: String,
+    /// How to mend it; `None` if it is met.
+    pub fix: Option<String>,
+    /// Whether the gateway cannot start without it.
+    pub required: bool,
+}
+
+impl Finding {
+    fn met(subject: &'static str, found: String) -> Self {
+        Self { subject, found, fix: None, required: true }
+    }
+
+    fn unmet(subject: &'static str, found: String, fix: String, required: bool) -> Self {
+        Self { subject, found, fix: Some(fix), required }
+    }
+}
+
+/// Looks at everything, in the order in which it would fail.
+pub fn examine(config: &Config) -> Vec<Finding> {
+    let mut findings = vec![io_uring(), descriptors(), cpus(config), data_dir(Path::new(&config.store.data_dir))];
+    findings.push(address("WebSocket address", "gateway.listen", &config.gateway.listen));
+    if config.router.embedded {
+        findings.push(address("link address", "router.link_listen", &config.router.link_listen));
+        findings.push(address("HTTP address", "router.http_listen", &config.router.http_listen));
+    }
+    if !config.admin.listen.is_empty() {
+        findings.push(address("admin address", "admin.listen", &config.admin.listen));
+    }
+    findings.push(source_ports());
+    findings
+}
+
+/// The findings as a table for people.
+pub fn table(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let mark = match (&finding.fix, finding.required) {
+            (None, _) => "ok  ",
+            (Some(_), true) => "FAIL",
+            (Some(_), false) => "note",
+        };
+        let _ = writeln!(text, "{mark}  {:<20} {}", finding.subject, finding.found);
+        if let Some(fix) = &finding.fix {
+            let _ = writeln!(text, "      {:<20} fix: {fix}", "");
+        }
+    }
+    text
+}
+
+fn io_uring() -> Finding {
+    match corelane_net::preflight() {
+        Ok(()) => Finding::met("io_uring", "available".to_owned()),
+        Err(error) => Finding::unmet(
+            "io_uring",
+            error.to_string(),
+            "see the text; the gateway has no other data plane".to_owned(),
+            true,
+        ),
+    }
+}
+
+fn descriptors() -> Finding {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let soft = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|number| number.parse::<u64>().ok())
+        .unwrap_or(u64::MAX);
+    let found = format!("{soft} (sockets of clients take none; the limit counts per ring)");
+    if soft < DESCRIPTORS_MIN {
+        let fix = format!("ulimit -n {DESCRIPTORS_MIN} or more (LimitNOFILE= in a systemd unit)");
+        return Finding::unmet("open files", found, fix, true);
+    }
+    Finding::met("open files", found)
+}
+
+fn cpus(config: &Config) -> Finding {
+    let cpus = Cpus::of_this_process();
+    let quota = cpus.quota.map_or(String::new(), |quota| format!(", cgroup quota {quota}"));
+    let found = format!("{} allowed{quota}, gateway.shards = {}", cpus.allowed.len(), config.gateway.shards);
+    let shards = usize::try_from(config.gateway.shards).unwrap_or(usize::MAX);
+    if cpus.place(shards).is_none() {
+        let fix = format!("gateway.shards at most {}, or allow more CPUs", cpus.allowed.len());
+        return Finding::unmet("CPUs", found, fix, true);
+    }
+    Finding::met("CPUs", found)
+}
+
+fn data_dir(path: &Path) -> Finding {
+    let test = path.join(".corelane-write-test");
+    let outcome = fs::create_dir_all(path).and_then(|()| fs::write(&test, b"x")).and_then(|()| fs::remove_file(&test));
+    match outcome {
+        Ok(()) => Finding::met("data directory", format!("{} is writable", path.display())),
+        Err(error) => Finding::unmet(
+            "data directory",
+            format!("{} is not writable: {error}", path.display()),
+            "make it writable for this user, or set store.data_dir".to_owned(),
+            true,
+        ),
+    }
+}
+
+fn address(subject: &'static str, key: &str, text: &str) -> Finding {
+    match TcpListener::bind(text) {
+        Ok(_) => Finding::met(subject, format!("{text} is free")),
+        Err(error) => Finding::unmet(
+            subject,
+            format!("{text} cannot be listened on: {error}"),
+            format!("stop what listens there (ss -ltnp), or set {key} to a free host:port"),
+            true,
+        ),
+    }
+}
+
+fn source_ports() -> Finding {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut numbers = range.split_whitespace().filter_map(|number| number.parse::<u32>().ok());
+    let (low, high) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    Finding::met("source ports", format!("{low} to {high} (matters for load generators on this machine)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_address_is_named_with_its_key() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let finding = address("WebSocket address", "gateway.listen", &taken.local_addr().unwrap().to_string());
+        let text = table(&[finding]);
+        assert!(text.contains("FAIL") && text.contains("gateway.listen"), "{text}");
+    }
+
+    #[test]
+    fn an_unwritable_directory_is_named() {
+        let finding = data_dir(Path::new("/proc/corelane"));
+        assert!(finding.fix.is_some() && finding.found.contains("/proc/corelane"));
+    }
+}

@@ -1,0 +1,342 @@
+//! The gateway process: checks the machine, starts the embedded router and the shards, waits, drains.
+//!
+//! Owns the threads. A shard is a glommio executor pinned to a CPU of its own; the embedded router and the admin
+//! endpoints run on threads beside them. When a shard or the embedded store fails for good the process ends with
+//! the reason: whoever supervises it starts it again, and clients reconnect.
+
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use corelane_gateway_core::ShardConfig;
+use corelane_net::{Engine, EngineConfig, Waker};
+use corelane_protocol::link::codec::LinkSecret;
+use corelane_router::keys;
+use glommio::{LocalExecutorBuilder, Placement};
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::admin::{self, Admin};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::embedded::{self, Embedded};
+use crate::inbox::Inbox;
+use crate::placement::Cpus;
+use crate::shard_loop::{ShardLoop, ShardSetup, Snapshot};
+use crate::token::Verifier;
+use crate::doctor;
+
+/// Time that shards have to end after a drain before the process ends without them.
+const DRAIN_GRACE: Duration = Duration::from_secs(10);
+
+/// Why the gateway did not start, or ended. For the operator.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ProcessError {
+    /// The machine lacks something.
+    #[error("this machine lacks something that the gateway needs:\n{0}")]
+    Machine(String),
+    /// A configuration value does not work here.
+    #[error("configuration: {key} = {value}: {problem}")]
+    Config {
+        /// Section and key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A key file cannot be read or made.
+    #[error(transparent)]
+    Key(#[from] keys::KeyError),
+    /// The embedded router did not start, or failed.
+    #[error("embedded router: {0}")]
+    Router(String),
+    /// A shard did not start, or failed.
+    #[error("shard {shard}: {problem}")]
+    Shard {
+        /// Which.
+        shard: usize,
+        /// Why.
+        problem: String,
+    },
+    /// The system refused a thread, a socket or a signal handler.
+    #[error("the system refused {what}: {source}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The key that tokens are signed with: `token.key` in the data directory, made if it is missing.
+///
+/// # Errors
+///
+/// [`ProcessError::Key`].
+pub fn token_secret(config: &Config) -> Result<Vec<u8>, ProcessError> {
+    let dir = Path::new(&config.store.data_dir);
+    keys::ensure_dir(dir)?;
+    Ok(keys::ensure(dir, "token.key")?.to_vec())
+}
+
+fn link_secret(config: &Config) -> Result<LinkSecret, ProcessError> {
+    let dir = Path::new(&config.store.data_dir);
+    keys::ensure_dir(dir)?;
+    let key = if config.router.link_key_file.is_empty() {
+        keys::ensure(dir, "link.key")?
+    } else {
+        keys::read(&PathBuf::from(&config.router.link_key_file))?
+    };
+    Ok(LinkSecret { key_id: 1, key: key.to_vec() })
+}
+
+/// An address of the configuration, resolved.
+///
+/// # Errors
+///
+/// [`ProcessError::Config`], naming the key.
+pub fn resolve(key: &'static str, text: &str) -> Result<SocketAddr, ProcessError> {
+    let wrong = |problem: String| ProcessError::Config { key, value: text.to_owned(), problem };
+    text.to_socket_addrs()
+        .map_err(|error| wrong(format!("is no host:port that resolves: {error}")))?
+        .next()
+        .ok_or_else(|| wrong("resolves to no address".to_owned()))
+}
+
+/// Shards share one port; port 0 (in tests) is chosen once for all of them.
+fn listen_address(config: &Config) -> Result<SocketAddr, ProcessError> {
+    let listen = resolve("gateway.listen", &config.gateway.listen)?;
+    if listen.port() != 0 {
+        return Ok(listen);
+    }
+    let chosen = TcpListener::bind(listen).and_then(|listener| listener.local_addr());
+    chosen.map_err(|source| ProcessError::System { what: "a free port", source })
+}
+
+/// Runs the gateway until SIGTERM or SIGINT has drained it.
+///
+/// # Errors
+///
+/// [`ProcessError`]: print it and exit with a failure.
+pub fn run(config: Config) -> Result<(), ProcessError> {
+    let findings = doctor::examine(&config);
+    let unmet: Vec<_> =
+        findings.into_iter().filter(|finding| finding.required && finding.fix.is_some()).collect();
+    if !unmet.is_empty() {
+        return Err(ProcessError::Machine(doctor::table(&unmet)));
+    }
+    let clock = Clock::start();
+    let listen = listen_address(&config)?;
+    let verifier = Arc::new(Verifier::new(&token_secret(&config)?));
+    let secret = link_secret(&config)?;
+    let shards = usize::try_from(config.gateway.shards).unwrap_or(usize::MAX);
+    let cpus = Cpus::of_this_process().place(shards).ok_or_else(|| ProcessError::Config {
+        key: "gateway.shards",
+        value: shards.to_string(),
+        problem: "there are fewer CPUs".to_owned(),
+    })?;
+    let snapshots: Vec<Arc<Mutex<Snapshot>>> = cpus.iter().map(|_| Arc::default()).collect();
+    let admin = Admin::new(snapshots.clone());
+    let router = if config.router.embedded { Some(embedded::start(&config, listen, &admin)?) } else { None };
+    let router_address = match &router {
+        Some(router) => router.link_address().to_string(),
+        None => config.router.seeds.first().cloned().unwrap_or_default(),
+    };
+    let shard_config = shard_config(&config, cpus.len(), secret, router_address)?;
+    let admin_address = match config.admin.listen.as_str() {
+        "" if config.router.embedded => None,
+        "" => Some(admin_serve(&admin, "127.0.0.1:7071")?),
+        listen => Some(admin_serve(&admin, listen)?),
+    };
+    let started = start_shards(&cpus, &shard_config, listen, &verifier, &snapshots, clock)?;
+    embedded::announce(&config, listen, router.as_ref(), admin_address);
+    wait(&config, &admin, router, started)
+}
+
+fn admin_serve(admin: &Admin, listen: &str) -> Result<SocketAddr, ProcessError> {
+    let address = resolve("admin.listen", listen)?;
+    admin::serve(admin, address).map_err(|source| ProcessError::Config {
+        key: "admin.listen",
+        value: listen.to_owned(),
+        problem: format!("cannot be listened on: {source}"),
+    })
+}
+
+fn shard_config(
+    config: &Config,
+    shards: usize,
+    link_secret: LinkSecret,
+    router: String,
+) -> Result<ShardConfig, ProcessError> {
+    let mut boot = [0; 8];
+    getrandom::fill(&mut boot)
+        .map_err(|error| ProcessError::System { what: "random bytes", source: std::io::Error::other(error) })?;
+    let connection = &config.connection;
+    let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    Ok(ShardConfig {
+        node: config.gateway.node.clone(),
+        boot: u64::from_le_bytes(boot) | 1,
+        shards: u16::try_from(shards).unwrap_or(u16::MAX),
+        link_secret,
+        routers: vec![router],
+        echo: config.gateway.echo,
+        origins: config.gateway.origins.clone(),
+        connections_max: small(connection.count_max),
+        heartbeat: Duration::from_millis(connection.heartbeat_ms),
+        handshake: Duration::from_millis(connection.handshake_ms),
+        queue_bytes_max: small(connection.queue_bytes_max),
+        queue_total_bytes_max: connection.queue_total_bytes_max,
+        slow: Duration::from_millis(connection.drain_slow_ms),
+        frames_per_s: small(connection.frames_per_s),
+        drain: Duration::from_millis(config.gateway.drain_ms),
+        ..ShardConfig::default()
+    })
+}
+
+/// Shards that run, and how they end.
+struct Started {
+    inboxes: Vec<Inbox>,
+    ended: Receiver<(usize, Result<(), String>)>,
+}
+
+fn start_shards(
+    cpus: &[usize],
+    config: &ShardConfig,
+    listen: SocketAddr,
+    verifier: &Arc<Verifier>,
+    snapshots: &[Arc<Mutex<Snapshot>>],
+    clock: Clock,
+) -> Result<Started, ProcessError> {
+    let (ended_sender, ended) = channel();
+    let (waker_sender, wakers) = channel();
+    let mut inbox_senders: Vec<Sender<Vec<Inbox>>> = Vec::new();
+    for ((shard, cpu), snapshot) in cpus.iter().copied().enumerate().zip(snapshots) {
+        let (inbox_sender, inboxes) = channel();
+        inbox_senders.push(inbox_sender);
+        let start = ShardStart {
+            shard,
+            config: config.clone(),
+            listen,
+            verifier: Arc::clone(verifier),
+            snapshot: Arc::clone(snapshot),
+            clock,
+            wakers: waker_sender.clone(),
+            inboxes,
+        };
+        let ended_sender = ended_sender.clone();
+        LocalExecutorBuilder::new(Placement::Fixed(cpu))
+            .name(&format!("shard-{shard}"))
+            .io_memory(64 * 1024)
+            .ring_depth(1024)
+            .preempt_timer(Duration::from_millis(1))
+            .spawn(move || async move {
+                let outcome = start.run().await;
+                let _ = ended_sender.send((shard, outcome));
+            })
+            .map_err(|error| ProcessError::Shard { shard, problem: error.to_string() })?;
+    }
+    drop(waker_sender);
+    let mut found: Vec<(usize, Waker)> = wakers.iter().take(cpus.len()).collect();
+    if found.len() < cpus.len() {
+        let (shard, outcome) = ended.recv().unwrap_or((0, Err("ended before it began".to_owned())));
+        return Err(ProcessError::Shard { shard, problem: outcome.err().unwrap_or_default() });
+    }
+    found.sort_by_key(|(shard, _)| *shard);
+    let inboxes: Vec<Inbox> = found.into_iter().map(|(_, waker)| Inbox::new(waker)).collect();
+    for sender in inbox_senders {
+        let _ = sender.send(inboxes.clone());
+    }
+    Ok(Started { inboxes, ended })
+}
+
+/// What a shard's thread begins with. The engine must be made on the thread that uses it.
+struct ShardStart {
+    shard: usize,
+    config: ShardConfig,
+    listen: SocketAddr,
+    verifier: Arc<Verifier>,
+    snapshot: Arc<Mutex<Snapshot>>,
+    clock: Clock,
+    wakers: Sender<(usize, Waker)>,
+    inboxes: Receiver<Vec<Inbox>>,
+}
+
+impl ShardStart {
+    async fn run(self) -> Result<(), String> {
+        let engine_config = EngineConfig::default();
+        let engine = Engine::new(engine_config).map_err(|error| error.to_string())?;
+        self.wakers.send((self.shard, engine.waker())).map_err(|error| error.to_string())?;
+        drop(self.wakers);
+        let inboxes = self.inboxes.recv().map_err(|_| "another shard did not start".to_owned())?;
+        let setup = ShardSetup {
+            shard: u16::try_from(self.shard).map_err(|error| error.to_string())?,
+            config: self.config,
+            listen: self.listen,
+            inboxes,
+            verifier: self.verifier,
+            snapshot: self.snapshot,
+            clock: self.clock,
+        };
+        glommio::spawn_local(crate::shard_loop::keep_awake()).detach();
+        let shard = ShardLoop::new(setup, engine).map_err(|error| error.to_string())?;
+        shard.run().await.map_err(|error| error.to_string())
+    }
+}
+
+/// Waits for a signal, or for something to fail; then drains.
+fn wait(config: &Config, admin: &Admin, router: Option<Embedded>, started: Started) -> Result<(), ProcessError> {
+    let Started { inboxes, ended } = started;
+    let system = |what| move |source| ProcessError::System { what, source };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("a runtime"))?;
+    let shards = inboxes.len();
+    let (ends_sender, mut ends) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::Builder::new()
+        .name("shard-ends".to_owned())
+        .spawn(move || {
+            while let Ok(end) = ended.recv() {
+                if ends_sender.send(end).is_err() {
+                    return;
+                }
+            }
+        })
+        .map_err(system("a thread"))?;
+    let outcome = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("a signal handler"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("a signal handler"))?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            Some((shard, outcome)) = ends.recv() => {
+                return Err(ProcessError::Shard { shard, problem: outcome.err().unwrap_or("ended".to_owned()) });
+            }
+            reason = embedded::failed(router.as_ref()) => return Err(ProcessError::Router(reason)),
+        }
+        tracing::info!(drain_ms = config.gateway.drain_ms, "draining");
+        admin.set_draining();
+        for inbox in &inboxes {
+            inbox.drain();
+        }
+        let limit = Duration::from_millis(config.gateway.drain_ms) + DRAIN_GRACE;
+        let all = async {
+            for _ in 0..shards {
+                let _ = ends.recv().await;
+            }
+        };
+        tokio::select! {
+            () = all => {}
+            () = tokio::time::sleep(limit) => tracing::warn!("shards did not end in time"),
+            _ = terminate.recv() => tracing::warn!("second signal: ending at once"),
+            _ = interrupt.recv() => tracing::warn!("second signal: ending at once"),
+        }
+        Ok(())
+    });
+    if let Some(router) = router {
+        router.stop();
+    }
+    outcome
+}

@@ -1,0 +1,359 @@
+//! Drives one shard: completions of the engine become inputs of the core, its outputs become operations.
+//!
+//! Owns the shard's [`Engine`], [`Shard`] and the table from socket to connection. The only file of the
+//! gateway that knows both worlds. Runs as the one busy task of a glommio executor; the engine's wait is the
+//! shard's wait, and other tasks of the executor (there are few: a periodic timer) get their turn between
+//! waits. Whatever is full is answered by the core or by the inbox; nothing here waits for a peer.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use corelane_gateway_core::event::{Input, LinkId, Output, ShardMessage};
+use corelane_gateway_core::{Shard, ShardConfig, ShardMetrics};
+use corelane_net::{Engine, EngineError, Event, ListenOptions, ListenerId, Socket};
+use corelane_protocol::id::ConnId;
+
+use crate::clock::Clock;
+use crate::inbox::Inbox;
+use crate::token::Verifier;
+
+/// Longest wait of a shard, so that glommio's timers are at most this late.
+const WAIT_MAX: Duration = Duration::from_millis(20);
+/// Time between two turns of glommio's own tasks while the shard is busy.
+const FOREIGN_PACE: Duration = Duration::from_millis(5);
+/// Time between two snapshots of the metrics.
+const SNAPSHOT_PACE: Duration = Duration::from_millis(250);
+
+/// What a shard is started with.
+#[derive(Debug)]
+pub struct ShardSetup {
+    /// Number of this shard.
+    pub shard: u16,
+    /// The rules' configuration.
+    pub config: ShardConfig,
+    /// The listener, bound by the shard's engine.
+    pub listen: SocketAddr,
+    /// Inboxes of all shards, this one's included, in the order of their numbers.
+    pub inboxes: Vec<Inbox>,
+    /// Checks tokens.
+    pub verifier: Arc<Verifier>,
+    /// Where the shard leaves its figures.
+    pub snapshot: Arc<Mutex<Snapshot>>,
+    /// The clock of the process.
+    pub clock: Clock,
+}
+
+/// Figures of a shard for whoever serves metrics.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Counters of the rules.
+    pub shard: ShardMetrics,
+    /// Counters of the engine.
+    pub engine: corelane_net::EngineStats,
+    /// Whether a router can be reached.
+    pub linked: bool,
+    /// Whether the shard has drained and ended.
+    pub drained: bool,
+}
+
+/// Whom a socket belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Client(ConnId),
+    Link(LinkId),
+}
+
+/// One running shard.
+pub struct ShardLoop {
+    setup: ShardSetup,
+    engine: Engine,
+    listener: ListenerId,
+    core: Shard,
+    /// By [`Socket::index`].
+    owners: Vec<Option<(Socket, Owner)>>,
+    link_sockets: HashMap<LinkId, Socket>,
+    outputs: Vec<Output>,
+    to_shards: Vec<Vec<ShardMessage>>,
+    drained: bool,
+}
+
+impl ShardLoop {
+    /// Binds the listener and makes the shard.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`]: no `io_uring`, or the address is taken.
+    pub fn new(setup: ShardSetup, mut engine: Engine) -> Result<Self, EngineError> {
+        let options = ListenOptions { backlog: 4096, reuse_port: true };
+        let (listener, _) = engine.listen(setup.listen, options)?;
+        let core = Shard::new(setup.config.clone(), setup.shard, setup.clock.now());
+        let to_shards = setup.inboxes.iter().map(|_| Vec::new()).collect();
+        Ok(Self {
+            setup,
+            engine,
+            listener,
+            core,
+            owners: Vec::new(),
+            link_sockets: HashMap::new(),
+            outputs: Vec::new(),
+            to_shards,
+            drained: false,
+        })
+    }
+
+    /// Runs until the shard has drained.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`] if the rings fail for good; the process cannot go on.
+    pub async fn run(mut self) -> Result<(), EngineError> {
+        let mut events = Vec::new();
+        let mut messages = Vec::new();
+        let mut draining = false;
+        let (mut yielded_at, mut snapshot_at) = (Duration::ZERO, Duration::ZERO);
+        while !self.drained {
+            let now = self.setup.clock.now().mono;
+            let deadline = self.core.next_deadline().unwrap_or(now + WAIT_MAX);
+            let wait = deadline.saturating_sub(now).min(WAIT_MAX);
+            self.engine.turn(wait, &mut events)?;
+            for event in events.drain(..) {
+                self.handle_event(event);
+            }
+            let inbox = self.inbox();
+            inbox.take(&mut messages);
+            for message in messages.drain(..) {
+                self.handle(Input::FromShard(message));
+            }
+            if !draining && inbox.is_draining() {
+                draining = true;
+                self.engine.stop_listening(self.listener);
+                self.handle(Input::Drain);
+            }
+            let now = self.setup.clock.now().mono;
+            if self.core.next_deadline().is_some_and(|deadline| deadline <= now) {
+                self.handle(Input::DeadlineReached);
+            }
+            self.handle(Input::TurnEnded);
+            self.flush_shards();
+            if now.saturating_sub(snapshot_at) >= SNAPSHOT_PACE {
+                snapshot_at = now;
+                self.leave_snapshot();
+            }
+            if now.saturating_sub(yielded_at) >= FOREIGN_PACE {
+                yielded_at = now;
+                glommio::executor().yield_task_queue_now().await;
+            }
+        }
+        self.leave_snapshot();
+        Ok(())
+    }
+
+    fn inbox(&self) -> Inbox {
+        self.setup.inboxes.get(usize::from(self.setup.shard)).expect("a shard has an inbox of its own").clone()
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Accepted { socket, peer, reserve, .. } => {
+                let conn = self.conn_of(socket);
+                self.own(socket, Owner::Client(conn));
+                self.handle(Input::Accepted(conn, peer.ip(), reserve));
+            }
+            Event::Connected(socket) => {
+                if let Some(Owner::Link(link)) = self.owner(socket) {
+                    let mut nonce = [0; 16];
+                    getrandom::fill(&mut nonce).expect("the kernel gives random bytes");
+                    self.handle(Input::LinkConnected(link, nonce));
+                }
+            }
+            Event::Received(socket, buffer) => {
+                let now = self.setup.clock.now();
+                let owner = self.owner(socket);
+                let bytes = self.engine.received(buffer);
+                match owner {
+                    Some(Owner::Client(conn)) => {
+                        self.core.handle(now, Input::Received(conn, bytes), &mut self.outputs);
+                    }
+                    Some(Owner::Link(link)) => {
+                        self.core.handle(now, Input::LinkReceived(link, bytes), &mut self.outputs);
+                    }
+                    None => {}
+                }
+                self.engine.recycle(buffer);
+                self.carry_out();
+            }
+            Event::PeerClosed(socket) => match self.owner(socket) {
+                Some(Owner::Client(conn)) => self.handle(Input::PeerClosed(conn)),
+                Some(Owner::Link(_)) => self.engine.close(socket),
+                None => {}
+            },
+            Event::Sent(socket) => match self.owner(socket) {
+                Some(Owner::Client(conn)) => self.handle(Input::Sent(conn)),
+                Some(Owner::Link(link)) => self.handle(Input::LinkSent(link)),
+                None => {}
+            },
+            Event::Closed(socket, _) => {
+                let owner = self.owner(socket);
+                if let Some(slot) = self.owners.get_mut(socket.index()) {
+                    *slot = None;
+                }
+                match owner {
+                    Some(Owner::Client(conn)) => self.handle(Input::Closed(conn)),
+                    Some(Owner::Link(link)) => {
+                        self.link_sockets.remove(&link);
+                        self.handle(Input::LinkClosed(link));
+                    }
+                    None => {}
+                }
+            }
+            Event::Woken => {}
+        }
+    }
+
+    /// One input into the core, and what it asks for.
+    fn handle(&mut self, input: Input<'_>) {
+        let now = self.setup.clock.now();
+        self.core.handle(now, input, &mut self.outputs);
+        self.carry_out();
+    }
+
+    /// Carries the outputs out. Answers to the core (token verdicts, links that cannot be connected) may add more.
+    fn carry_out(&mut self) {
+        while !self.outputs.is_empty() {
+            let mut outputs = std::mem::take(&mut self.outputs);
+            for output in outputs.drain(..) {
+                self.carry_out_one(output);
+            }
+            if self.outputs.is_empty() {
+                self.outputs = outputs;
+                return;
+            }
+        }
+    }
+
+    fn carry_out_one(&mut self, output: Output) {
+        match output {
+            Output::Send(conn, span) => {
+                if let Some(socket) = self.socket_of(conn) {
+                    self.engine.send(socket, span);
+                }
+            }
+            Output::Close(conn) => {
+                if let Some(socket) = self.socket_of(conn) {
+                    self.engine.close(socket);
+                }
+            }
+            Output::Abort(conn) => {
+                if let Some(socket) = self.socket_of(conn) {
+                    self.engine.abort(socket);
+                }
+            }
+            Output::PauseReceive(conn) => {
+                if let Some(socket) = self.socket_of(conn) {
+                    self.engine.pause_receive(socket);
+                }
+            }
+            Output::ResumeReceive(conn) => {
+                if let Some(socket) = self.socket_of(conn) {
+                    self.engine.resume_receive(socket);
+                }
+            }
+            Output::Verify(conn, token) => {
+                let verdict = self.setup.verifier.verify(&token);
+                let now = self.setup.clock.now();
+                self.core.handle(now, Input::Verified(conn, verdict), &mut self.outputs);
+            }
+            Output::LinkConnect(link, address) => self.connect_link(link, &address),
+            Output::LinkSend(link, span) => {
+                if let Some(socket) = self.link_sockets.get(&link) {
+                    self.engine.send(*socket, span);
+                }
+            }
+            Output::LinkClose(link) => {
+                if let Some(socket) = self.link_sockets.get(&link) {
+                    self.engine.close(*socket);
+                }
+            }
+            Output::ToShard(shard, message) => {
+                if let Some(batch) = self.to_shards.get_mut(usize::from(shard)) {
+                    batch.push(message);
+                }
+            }
+            Output::Drained => self.drained = true,
+        }
+    }
+
+    fn connect_link(&mut self, link: LinkId, address: &str) {
+        // Names are resolved at connect time only, which is when a link is down anyway.
+        let resolved = address.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+        let socket = resolved.and_then(|to| match self.engine.connect(to, None) {
+            Ok(socket) => Some(socket),
+            Err(error) => {
+                tracing::warn!(address, %error, "link cannot be connected");
+                None
+            }
+        });
+        match socket {
+            Some(socket) => {
+                self.link_sockets.insert(link, socket);
+                self.own(socket, Owner::Link(link));
+            }
+            None => {
+                let now = self.setup.clock.now();
+                self.core.handle(now, Input::LinkClosed(link), &mut self.outputs);
+            }
+        }
+    }
+
+    fn flush_shards(&mut self) {
+        for (inbox, batch) in self.setup.inboxes.iter().zip(&mut self.to_shards) {
+            if !batch.is_empty() {
+                inbox.push(batch.drain(..));
+            }
+        }
+    }
+
+    fn leave_snapshot(&self) {
+        let snapshot = Snapshot {
+            shard: self.core.metrics().clone(),
+            engine: self.engine.stats(),
+            linked: self.core.is_linked(),
+            drained: self.drained,
+        };
+        *self.setup.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+
+    fn conn_of(&self, socket: Socket) -> ConnId {
+        let slot = u32::try_from(socket.index()).expect("a shard has below 2^24 slots");
+        ConnId::new(self.setup.shard, slot, socket.generation())
+    }
+
+    fn own(&mut self, socket: Socket, owner: Owner) {
+        let index = socket.index();
+        if self.owners.len() <= index {
+            self.owners.resize(index + 1, None);
+        }
+        if let Some(slot) = self.owners.get_mut(index) {
+            *slot = Some((socket, owner));
+        }
+    }
+
+    fn owner(&self, socket: Socket) -> Option<Owner> {
+        let (owned, owner) = (*self.owners.get(socket.index())?)?;
+        (owned == socket).then_some(owner)
+    }
+
+    fn socket_of(&self, conn: ConnId) -> Option<Socket> {
+        let (socket, owner) = (*self.owners.get(conn.slot() as usize)?)?;
+        (owner == Owner::Client(conn)).then_some(socket)
+    }
+}
+
+/// Keeps glommio's executor from parking for ever beside a task that is always ready.
+pub async fn keep_awake() {
+    loop {
+        glommio::timer::sleep(Duration::from_millis(5)).await;
+    }
+}
