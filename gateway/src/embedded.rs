@@ -27,13 +27,9 @@ macro_rules! web_files {
     };
 }
 
-/// The demo page. `/` is its index.
-const WEB: &[corelane_router::api::WebFile] = &[
-    ("/index.html", "text/html; charset=utf-8", include_bytes!("../../clients/web/index.html")),
-];
-
-/// Scripts and styles of the demo page.
-const WEB_PARTS: &[corelane_router::api::WebFile] = web_files! {
+/// Files of the demo page.
+const WEB: &[corelane_router::api::WebFile] = web_files! {
+    "index.html" => "text/html; charset=utf-8",
     "app.js" => "text/javascript; charset=utf-8",
     "backoff.js" => "text/javascript; charset=utf-8",
     "chat.js" => "text/javascript; charset=utf-8",
@@ -80,19 +76,13 @@ pub fn start(config: &Config, listen: SocketAddr, admin: &Admin) -> Result<Embed
     router.store.durability = if config.store.durability == "os" { Durability::Os } else { Durability::Full };
     let admin = admin.clone();
     let options = RouterOptions {
-        web: if router.router.demo { web() } else { &[] },
+        web: if router.router.demo { WEB } else { &[] },
         demo: Some(DemoOptions { ws_url: format!("ws://{listen}/ws") }),
         more_metrics: Some(Arc::new(move |text: &mut String| text.push_str(&admin.metrics()))),
     };
     let handle =
         corelane_router::start(&router, options).map_err(|error| ProcessError::Router(error.to_string()))?;
     Ok(Embedded { handle })
-}
-
-/// All files of the demo page.
-fn web() -> &'static [corelane_router::api::WebFile] {
-    static ALL: std::sync::OnceLock<Vec<corelane_router::api::WebFile>> = std::sync::OnceLock::new();
-    ALL.get_or_init(|| WEB.iter().chain(WEB_PARTS).copied().collect())
 }
 
 /// Ends with the reason when the embedded router has failed; never without one.
