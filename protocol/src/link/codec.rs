@@ -4,151 +4,24 @@
 //! (by credit, and by [`LINK_BATCH_BYTES_MAX`]). Used by gateway shards and routers alike.
 //!
 //! ```text
-//! batch   = length u32 | payload          first = "CLNK" hello · second = proof · then records
-//! proof   = HMAC-SHA256(secret, role of the prover | prover's hello | other's hello)
+//! batch = length u32 | payload          first the hello, second the proof (handshake.rs), then records
 //! ```
 //!
-//! Both sides prove that they know the secret before any record is believed. Credit counts bytes and records of
-//! the kinds that carry payload; what a peer may send beyond it is an error, so memory is bounded.
+//! Feed what was read; send what [`LinkCodec::output`] gives. Records pushed before the other end proved who it is
+//! wait. What was fed counts as taken, and half a credit of it is granted again: queues behind the codec have bounds of
+//! their own and answer what they cannot take, and an end that stops feeding stops granting.
 
-use hmac::{Hmac, KeyInit, Mac};
-use rkyv::{Archive, Deserialize, Serialize};
-use sha2::Sha256;
-use thiserror::Error;
-
-use super::body::{ArchivedCredit, Credit};
-use super::record::{Record, RecordError, RecordKind};
+use super::body::ArchivedCredit;
+use super::credit::{self, Allowance};
+pub use super::credit::{CREDIT_BYTES, CREDIT_RECORDS, NoCredit, Room};
+use super::handshake::{HANDSHAKE_BATCH_BYTES_MAX, Handshake, push_batch};
+pub use super::handshake::{LINK_VERSION, LinkError, LinkRole, LinkSecret, PeerInfo};
+use super::record::{Record, RecordKind};
 use crate::frame;
 use crate::limits::LINK_BATCH_BYTES_MAX;
 
-/// First bytes of a hello.
-const MAGIC: &[u8; 4] = b"CLNK";
-/// Version of the link that this build speaks.
-pub const LINK_VERSION: u16 = 1;
-/// Bytes that may be on their way before the first grant, in each direction.
-pub const CREDIT_BYTES: u32 = 8 * 1024 * 1024;
-/// Records that may be on their way before the first grant, in each direction.
-pub const CREDIT_RECORDS: u32 = 16_384;
-/// Largest hello, in bytes.
-const HELLO_BYTES_MAX: usize = 1024;
-
-const _: () = assert!(
-    LINK_BATCH_BYTES_MAX < CREDIT_BYTES as usize,
-    "the largest record needs credit to be sent at all"
-);
-
-/// Which end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum LinkRole {
-    /// A gateway shard.
-    Gateway = 1,
-    /// A router.
-    Router = 2,
-}
-
-/// What an end says of itself.
-#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
-pub struct PeerInfo {
-    /// [`LinkRole`].
-    pub role: u8,
-    /// Lowest link version it speaks.
-    pub version_min: u16,
-    /// Highest link version it speaks.
-    pub version_max: u16,
-    /// Optional features it knows.
-    pub features: u64,
-    /// The cluster; 0 if it does not know yet (a gateway takes the router's).
-    pub cluster_id: u64,
-    /// Its name.
-    pub node: String,
-    /// Its boot.
-    pub boot: u64,
-    /// Which shard of a gateway.
-    pub shard: u16,
-    /// How many shards the gateway has.
-    pub shards: u16,
-    /// Epoch of the log (router).
-    pub epoch: u64,
-    /// Lanes of the store (router).
-    pub lanes: u16,
-    /// Partitions of a gateway's topic (router).
-    pub partitions: u16,
-    /// Version of the router list (router).
-    pub router_list_version: u64,
-    /// Changes when the registry forgot everything (router).
-    pub registry_incarnation: u64,
-    /// Which secret it uses.
-    pub key_id: u8,
-    /// Random, against replay.
-    pub nonce: [u8; 16],
-}
-
-/// What both ends of all links know.
-#[derive(Clone, PartialEq, Eq)]
-pub struct LinkSecret {
-    /// Tells keys apart while they are rotated.
-    pub key_id: u8,
-    /// The key.
-    pub key: Vec<u8>,
-}
-
-impl std::fmt::Debug for LinkSecret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "LinkSecret(key {})", self.key_id)
-    }
-}
-
-/// The other end cannot be talked to. Close the link; the text is for the log.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum LinkError {
-    /// It is no Corelane node.
-    #[error("peer did not begin with a Corelane link hello")]
-    Magic,
-    /// Its hello is malformed.
-    #[error("hello of the peer is malformed: {0}")]
-    Hello(&'static str),
-    /// It is of the same kind as this end.
-    #[error("peer has role {0}, expected the other end of a link")]
-    Role(u8),
-    /// No version in common.
-    #[error("peer speaks link versions {min} to {max}, spoken here is {LINK_VERSION}")]
-    Version {
-        /// Its lowest.
-        min: u16,
-        /// Its highest.
-        max: u16,
-    },
-    /// Another cluster.
-    #[error("peer belongs to cluster {theirs:016x}, this node to {ours:016x}")]
-    Cluster {
-        /// Its cluster.
-        theirs: u64,
-        /// Ours.
-        ours: u64,
-    },
-    /// It uses another secret, or does not know it.
-    #[error(
-        "peer does not know the link secret (its key id is {key_id}); check that both ends use the same link.key"
-    )]
-    Proof {
-        /// The key id it named.
-        key_id: u8,
-    },
-    /// A batch above the limit.
-    #[error("peer announced a batch of {bytes} bytes, limit is {LINK_BATCH_BYTES_MAX}")]
-    BatchLength {
-        /// As announced.
-        bytes: usize,
-    },
-    /// A malformed record.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    /// It sent more than it had credit for.
-    #[error("peer sent beyond its credit")]
-    Credit,
-}
+/// Bytes of room for an incomplete batch that are kept once it is complete.
+const INPUT_BYTES_KEPT: usize = 64 * 1024;
 
 /// Something the other end said.
 #[derive(Debug)]
@@ -161,60 +34,39 @@ pub enum LinkEvent<'a> {
     Room,
 }
 
-/// A record was not taken for lack of credit. Keep it and try again after [`LinkEvent::Room`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("no credit on the link")]
-pub struct NoCredit;
-
 /// One end of a link.
 #[derive(Debug)]
 pub struct LinkCodec {
-    info: PeerInfo,
-    secret: LinkSecret,
-    hello: Vec<u8>,
-    peer: Option<(PeerInfo, Vec<u8>)>,
-    established: bool,
+    /// Until it is established.
+    handshake: Option<Box<Handshake>>,
+    /// From then on.
+    peer: Option<PeerInfo>,
     /// Incomplete batch.
     input: Vec<u8>,
-    /// Complete batches on their way out.
-    output: Vec<u8>,
+    /// Our part of the handshake, on its way out.
+    greeting: Vec<u8>,
+    /// Complete batches of records on their way out, once established.
+    sealed: Vec<u8>,
     /// Records of the batch that is open.
     open: Vec<u8>,
-    send_bytes: u64,
-    send_records: u64,
-    /// What the peer may still send.
-    grant_bytes: u64,
-    grant_records: u64,
-    /// Taken since the last grant.
-    taken_bytes: u32,
-    taken_records: u32,
+    room: Room,
+    allowance: Allowance,
 }
 
 impl LinkCodec {
-    /// An end that says `info` of itself. `info.role`, versions and key id are set here.
-    pub fn new(role: LinkRole, mut info: PeerInfo, secret: LinkSecret, nonce: [u8; 16]) -> Self {
-        info.role = role as u8;
-        (info.version_min, info.version_max) = (LINK_VERSION, LINK_VERSION);
-        info.key_id = secret.key_id;
-        info.nonce = nonce;
-        let hello = frame::archive(&info).to_vec();
-        let mut output = Vec::new();
-        push_batch(&[MAGIC, &hello], &mut output);
+    /// An end that says `info` of itself; its hello is the first output. `info.role`, versions, key id and nonce are
+    /// set here. `nonce` is random and never used twice.
+    pub fn new(role: LinkRole, info: PeerInfo, secret: LinkSecret, nonce: [u8; 16]) -> Self {
+        let handshake = Handshake::new(role, info, secret, nonce);
         Self {
-            info,
-            secret,
-            hello,
+            greeting: handshake.hello().to_vec(),
+            handshake: Some(Box::new(handshake)),
             peer: None,
-            established: false,
             input: Vec::new(),
-            output,
+            sealed: Vec::new(),
             open: Vec::new(),
-            send_bytes: u64::from(CREDIT_BYTES),
-            send_records: u64::from(CREDIT_RECORDS),
-            grant_bytes: u64::from(CREDIT_BYTES),
-            grant_records: u64::from(CREDIT_RECORDS),
-            taken_bytes: 0,
-            taken_records: 0,
+            room: Room::first(),
+            allowance: Allowance::first(),
         }
     }
 
@@ -224,34 +76,19 @@ impl LinkCodec {
     ///
     /// [`LinkError`]: close; nothing of this call's remainder was taken.
     pub fn feed(&mut self, bytes: &[u8], sink: &mut dyn FnMut(LinkEvent<'_>)) -> Result<(), LinkError> {
-        let mut gathered = std::mem::take(&mut self.input);
-        let mut unread: &[u8] = if gathered.is_empty() {
-            bytes
+        if self.input.is_empty() {
+            let unread = self.take_batches(bytes, sink)?;
+            self.input.extend_from_slice(unread);
         } else {
+            let mut gathered = std::mem::take(&mut self.input);
             gathered.extend_from_slice(bytes);
-            &gathered
-        };
-        while let Some((length, rest)) = unread.split_first_chunk::<4>() {
-            let length = u32::from_le_bytes(*length) as usize;
-            let limit = if self.established {
-                LINK_BATCH_BYTES_MAX
-            } else {
-                HELLO_BYTES_MAX
-            };
-            if length > limit {
-                return Err(if self.established {
-                    LinkError::BatchLength { bytes: length }
-                } else {
-                    LinkError::Magic
-                });
+            let unread_bytes = self.take_batches(&gathered, sink)?.len();
+            gathered.drain(..gathered.len() - unread_bytes);
+            if gathered.is_empty() {
+                gathered.shrink_to(INPUT_BYTES_KEPT);
             }
-            let Some((batch, rest)) = rest.split_at_checked(length) else {
-                break;
-            };
-            unread = rest;
-            self.take_batch(batch, sink)?;
+            self.input = gathered;
         }
-        self.input = unread.to_vec();
         self.grant();
         Ok(())
     }
@@ -260,15 +97,16 @@ impl LinkCodec {
     ///
     /// # Errors
     ///
-    /// [`NoCredit`]: not taken. Only for kinds that carry payload; control records always fit.
+    /// [`NoCredit`]: not taken. Only for kinds that carry payload (`ClientFrame`, `ServerFrame`, `BusBatch`); control
+    /// records always fit.
     pub fn push(&mut self, record: &Record<'_>) -> Result<(), NoCredit> {
         let bytes = record.wire_bytes();
-        if is_credited(record.kind) {
-            if self.send_bytes < bytes as u64 || self.send_records == 0 {
-                return Err(NoCredit);
-            }
-            self.send_bytes -= bytes as u64;
-            self.send_records -= 1;
+        debug_assert!(
+            bytes <= LINK_BATCH_BYTES_MAX,
+            "frames, pages and bus batches are cut below the batch limit"
+        );
+        if credit::is_counted(record.kind) {
+            self.room.spend(bytes)?;
         }
         if self.open.len() + bytes > LINK_BATCH_BYTES_MAX {
             self.seal();
@@ -278,94 +116,77 @@ impl LinkCodec {
     }
 
     /// Whether a record with a body of this length would be taken now.
-    pub fn has_room_for(&self, body_bytes: usize) -> bool {
-        self.send_records > 0 && self.send_bytes >= (body_bytes + 256) as u64
+    pub const fn has_room_for(&self, body_bytes: usize) -> bool {
+        self.room.records > 0 && self.room.bytes >= (body_bytes + 256) as u64
+    }
+
+    /// What may be sent before the other end grants more.
+    pub const fn room(&self) -> Room {
+        self.room
     }
 
     /// Moves everything that is to be sent to the end of `into`. Records wait until the link is established.
     pub fn output(&mut self, into: &mut Vec<u8>) {
-        if self.established {
+        into.append(&mut self.greeting);
+        if self.is_established() {
             self.seal();
+            into.append(&mut self.sealed);
         }
-        into.append(&mut self.output);
     }
 
     /// Whether [`Self::output`] would give anything.
-    pub fn has_output(&self) -> bool {
-        !self.output.is_empty() || (self.established && !self.open.is_empty())
+    pub const fn has_output(&self) -> bool {
+        !self.greeting.is_empty()
+            || (self.is_established() && !(self.open.is_empty() && self.sealed.is_empty()))
     }
 
     /// Whether both ends have proved who they are.
     pub const fn is_established(&self) -> bool {
-        self.established
+        self.peer.is_some()
     }
 
     /// What the other end said of itself, once it is established.
-    pub fn peer(&self) -> Option<&PeerInfo> {
-        self.peer
-            .as_ref()
-            .map(|(info, _)| info)
-            .filter(|_| self.established)
+    pub const fn peer(&self) -> Option<&PeerInfo> {
+        self.peer.as_ref()
     }
 
-    fn take_batch(&mut self, batch: &[u8], sink: &mut dyn FnMut(LinkEvent<'_>)) -> Result<(), LinkError> {
-        if self.established {
-            return self.take_records(batch, sink);
+    /// Takes all complete batches; returns what is left.
+    fn take_batches<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        sink: &mut dyn FnMut(LinkEvent<'_>),
+    ) -> Result<&'a [u8], LinkError> {
+        let mut unread = bytes;
+        while let Some((length, rest)) = unread.split_first_chunk::<4>() {
+            let length = u32::from_le_bytes(*length) as usize;
+            self.check_length(length)?;
+            let Some((batch, rest)) = rest.split_at_checked(length) else {
+                break;
+            };
+            unread = rest;
+            self.take_batch(batch, sink)?;
         }
-        let Some((peer, hello)) = &self.peer else {
-            return self.take_hello(batch);
-        };
-        let mut mac = self.mac();
-        mac.update(&[peer.role]);
-        mac.update(hello);
-        mac.update(&self.hello);
-        mac.verify_slice(batch)
-            .map_err(|_| LinkError::Proof { key_id: peer.key_id })?;
-        self.established = true;
-        sink(LinkEvent::Established(peer));
+        Ok(unread)
+    }
+
+    const fn check_length(&self, length: usize) -> Result<(), LinkError> {
+        if self.handshake.is_some() && length > HANDSHAKE_BATCH_BYTES_MAX {
+            return Err(LinkError::Magic);
+        }
+        if length > LINK_BATCH_BYTES_MAX {
+            return Err(LinkError::BatchLength { bytes: length });
+        }
         Ok(())
     }
 
-    fn take_hello(&mut self, batch: &[u8]) -> Result<(), LinkError> {
-        let hello = batch.strip_prefix(MAGIC).ok_or(LinkError::Magic)?;
-        let archived = frame::access::<ArchivedPeerInfo>(hello)
-            .map_err(|_| LinkError::Hello("not an archive of its version"))?;
-        let peer = rkyv::deserialize::<PeerInfo, rkyv::rancor::Failure>(archived)
-            .map_err(|_| LinkError::Hello("not an archive of its version"))?;
-        let other = if self.info.role == LinkRole::Gateway as u8 {
-            LinkRole::Router
-        } else {
-            LinkRole::Gateway
+    fn take_batch(&mut self, batch: &[u8], sink: &mut dyn FnMut(LinkEvent<'_>)) -> Result<(), LinkError> {
+        let Some(handshake) = &mut self.handshake else {
+            return self.take_records(batch, sink);
         };
-        if peer.role != other as u8 {
-            return Err(LinkError::Role(peer.role));
+        if let Some(peer) = handshake.take(batch, &mut self.greeting)? {
+            self.handshake = None;
+            sink(LinkEvent::Established(self.peer.insert(peer)));
         }
-        if peer.version_min > LINK_VERSION || peer.version_max < LINK_VERSION {
-            return Err(LinkError::Version {
-                min: peer.version_min,
-                max: peer.version_max,
-            });
-        }
-        if peer.cluster_id != 0 && self.info.cluster_id != 0 && peer.cluster_id != self.info.cluster_id {
-            return Err(LinkError::Cluster {
-                theirs: peer.cluster_id,
-                ours: self.info.cluster_id,
-            });
-        }
-        if peer.role == LinkRole::Router as u8 && (!peer.lanes.is_power_of_two() || peer.partitions == 0) {
-            return Err(LinkError::Hello(
-                "lane count is no power of two, or there is no partition",
-            ));
-        }
-        if peer.shard >= peer.shards.max(1) || usize::from(peer.shards) > 1024 {
-            return Err(LinkError::Hello("shard number is not below its shard count"));
-        }
-        let mut mac = self.mac();
-        mac.update(&[self.info.role]);
-        mac.update(&self.hello);
-        mac.update(hello);
-        push_batch(&[&mac.finalize().into_bytes()], &mut self.output);
-        self.peer = Some((peer, hello.to_vec()));
         Ok(())
     }
 
@@ -375,45 +196,26 @@ impl LinkCodec {
             let (record, after) = Record::split(rest)?;
             rest = after;
             if record.known_kind() == Some(RecordKind::Credit) {
-                if let Ok(credit) = frame::access::<ArchivedCredit>(record.body) {
-                    self.send_bytes = self
-                        .send_bytes
-                        .saturating_add(u64::from(credit.bytes.to_native()));
-                    self.send_records = self
-                        .send_records
-                        .saturating_add(u64::from(credit.records.to_native()));
-                    sink(LinkEvent::Room);
-                }
+                let credit =
+                    frame::access::<ArchivedCredit>(record.body).map_err(|_| LinkError::CreditBody)?;
+                self.room
+                    .grow(credit.bytes.to_native(), credit.records.to_native());
+                sink(LinkEvent::Room);
                 continue;
             }
-            if is_credited(record.kind) {
-                let bytes = record.wire_bytes() as u64;
-                if self.grant_bytes < bytes || self.grant_records == 0 {
-                    return Err(LinkError::Credit);
-                }
-                self.grant_bytes -= bytes;
-                self.grant_records -= 1;
-                self.taken_bytes += bytes as u32;
-                self.taken_records += 1;
+            if credit::is_counted(record.kind) {
+                self.allowance.take(record.wire_bytes())?;
             }
             sink(LinkEvent::Record(record));
         }
         Ok(())
     }
 
-    /// Gives the peer new credit once half of it is used up. What was fed was taken: queues behind have bounds of
-    /// their own and answer what they cannot take.
+    /// Gives the peer new credit when it is due.
     fn grant(&mut self) {
-        if self.taken_bytes < CREDIT_BYTES / 2 && self.taken_records < CREDIT_RECORDS / 2 {
+        let Some(credit) = self.allowance.due() else {
             return;
-        }
-        let credit = Credit {
-            bytes: self.taken_bytes,
-            records: self.taken_records,
         };
-        self.grant_bytes += u64::from(self.taken_bytes);
-        self.grant_records += u64::from(self.taken_records);
-        (self.taken_bytes, self.taken_records) = (0, 0);
         let body = frame::archive(&credit);
         let record = Record {
             kind: RecordKind::Credit as u8,
@@ -425,27 +227,9 @@ impl LinkCodec {
 
     fn seal(&mut self) {
         if !self.open.is_empty() {
-            push_batch(&[&self.open], &mut self.output);
+            push_batch(&[&self.open], &mut self.sealed);
             self.open.clear();
         }
-    }
-
-    fn mac(&self) -> Hmac<Sha256> {
-        Hmac::<Sha256>::new_from_slice(&self.secret.key).expect("HMAC takes keys of every length")
-    }
-}
-
-const fn is_credited(kind: u8) -> bool {
-    kind == RecordKind::ClientFrame as u8
-        || kind == RecordKind::ServerFrame as u8
-        || kind == RecordKind::BusBatch as u8
-}
-
-fn push_batch(parts: &[&[u8]], into: &mut Vec<u8>) {
-    let length: usize = parts.iter().map(|part| part.len()).sum();
-    into.extend((length as u32).to_le_bytes());
-    for part in parts {
-        into.extend_from_slice(part);
     }
 }
 
@@ -495,7 +279,7 @@ mod tests {
                     to.feed(part, &mut |event| match event {
                         LinkEvent::Established(peer) => seen.push(format!("established {}", peer.role)),
                         LinkEvent::Record(record) => {
-                            seen.push(format!("{} {}", record.user, record.body.len()))
+                            seen.push(format!("{} {}", record.user, record.body.len()));
                         }
                         LinkEvent::Room => {}
                     })?;

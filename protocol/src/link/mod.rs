@@ -6,4 +6,6 @@
 
 pub mod body;
 pub mod codec;
+pub mod credit;
+pub mod handshake;
 pub mod record;
