@@ -283,13 +283,7 @@ impl RouterConfig {
     ///
     /// [`ConfigError::Range`].
     pub fn check(&self) -> Result<(), ConfigError> {
-        let range = |key, value: String, allowed| {
-            Err(ConfigError::Range {
-                key,
-                value,
-                allowed,
-            })
-        };
+        let range = |key, value: String, allowed| Err(ConfigError::Range { key, value, allowed });
         let RouterSection {
             node,
             partitions,
@@ -320,11 +314,7 @@ impl RouterConfig {
         }
         let lanes = self.store.lanes;
         if !lanes.is_power_of_two() || !(8..=4096).contains(&lanes) {
-            return range(
-                "store.lanes",
-                lanes.to_string(),
-                "a power of two from 8 to 4096",
-            );
+            return range("store.lanes", lanes.to_string(), "a power of two from 8 to 4096");
         }
         Ok(())
     }
@@ -375,21 +365,13 @@ mod tests {
             text.contains("store.lanes = 100") && text.contains("power of two"),
             "{text}"
         );
-        let text = load(
-            "[router]\ndemo = true\nhttp_listen = \"0.0.0.0:7080\"\n",
-            &[],
-        )
-        .unwrap_err();
+        let text = load("[router]\ndemo = true\nhttp_listen = \"0.0.0.0:7080\"\n", &[]).unwrap_err();
         assert!(text.contains("loopback"), "{text}");
     }
 
     #[test]
     fn the_environment_wins_and_is_named_when_it_is_wrong() {
-        let config = load(
-            "[router]\nnode = \"a\"\n",
-            &[("CORELANE__ROUTER__NODE", "b")],
-        )
-        .unwrap();
+        let config = load("[router]\nnode = \"a\"\n", &[("CORELANE__ROUTER__NODE", "b")]).unwrap();
         assert_eq!(config.router.node, "b");
         let text = load("", &[("CORELANE__ROUTER__PARTITIONS", "many")]).unwrap_err();
         assert!(

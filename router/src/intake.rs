@@ -19,6 +19,7 @@ use corelane_router_core::event::{Input, Origin, Submission};
 
 use crate::clock::Clock;
 use crate::hub::Outgoing;
+use crate::store::DeliveredMark;
 
 /// A send without a deadline of its own waits at most this long for its commit, in ms.
 const DEADLINE_MS: u64 = 5_000;
@@ -59,6 +60,7 @@ pub(crate) enum What {
     },
     Pull(read::PullView),
     Read(Place),
+    Delivered(Vec<DeliveredMark>),
     Presence(Vec<UserId>),
     Typing {
         conv: ConvId,
@@ -178,18 +180,17 @@ fn client_frame(boot: u64, clock: &Clock, record: &Record<'_>) -> Option<FromLin
                 Err((code, text)) => refuse(code, &text),
             };
         }
-        Some(kind) => request(kind, &frame, &user),
+        Some(kind) => request(kind, record, &frame, &user),
         None => return refuse(ErrorCode::UnknownKind, "this frame kind is not known here"),
     };
     match taken {
-        Ok(Some(what)) => Some(FromLink::Request(Request {
+        Ok(what) => Some(FromLink::Request(Request {
             app: AppId(record.app),
             user,
             conn: record.conn,
             reference: record.reference,
             what,
         })),
-        Ok(None) => None,
         Err((code, text)) => refuse(code, &text),
     }
 }
@@ -266,8 +267,7 @@ fn send(
     })))
 }
 
-/// `None`: nothing to do and nothing to answer.
-fn request(kind: FrameKind, frame: &Frame<'_>, user: &UserId) -> Result<Option<What>, Refusal> {
+fn request(kind: FrameKind, record: &Record<'_>, frame: &Frame<'_>, user: &UserId) -> Result<What, Refusal> {
     let what = match kind {
         FrameKind::Sync => {
             let view = read::sync(frame).map_err(refusal)?;
@@ -279,9 +279,18 @@ fn request(kind: FrameKind, frame: &Frame<'_>, user: &UserId) -> Result<Option<W
         FrameKind::Pull => What::Pull(read::pull(frame).map_err(refusal)?),
         FrameKind::Read => What::Read(read::read(frame).map_err(refusal)?),
         FrameKind::Delivered => {
-            // Checked, so that a client learns what it does wrong; nothing is kept of it.
-            read::delivered(frame).map_err(refusal)?;
-            return Ok(None);
+            let terminal = Terminal::from_number(record.terminal)
+                .ok_or_else(|| (ErrorCode::Malformed, "the gateway named no terminal".to_owned()))?;
+            let places = read::delivered(frame).map_err(refusal)?;
+            let marks = places.into_iter().map(|place| DeliveredMark {
+                app: AppId(record.app),
+                user: user.clone(),
+                terminal,
+                device: record.device.to_owned(),
+                conv: place.conv,
+                seq: place.seq,
+            });
+            What::Delivered(marks.collect())
         }
         FrameKind::PresenceQuery => What::Presence(read::presence_query(frame).map_err(refusal)?),
         FrameKind::TypingStep => {
@@ -314,7 +323,7 @@ fn request(kind: FrameKind, frame: &Frame<'_>, user: &UserId) -> Result<Option<W
             ));
         }
     };
-    Ok(Some(what))
+    Ok(what)
 }
 
 fn session_key(record: &Record<'_>, owner_seq: u64) -> Option<SessionKey> {

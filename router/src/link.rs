@@ -118,17 +118,14 @@ struct Up {
 
 impl<'a> Link<'a> {
     async fn run(stream: TcpStream, id: u64, shared: &'a Arc<Shared>) -> EndOfLink {
-        let (reader, writer) = match prepare(stream) {
-            Ok(halves) => halves,
+        let (nonce, (reader, writer)) = match Shared::nonce().and_then(|nonce| Ok((nonce, prepare(stream)?)))
+        {
+            Ok(ready) => ready,
             Err(error) => return EndOfLink::Socket(error),
         };
         let (handle, mut mailbox) = LinkHandle::new(id);
-        let codec = LinkCodec::new(
-            LinkRole::Router,
-            shared.peer_info(),
-            shared.link_secret.clone(),
-            shared.nonce(),
-        );
+        let (info, secret) = (shared.peer_info(), shared.link_secret.clone());
+        let codec = LinkCodec::new(LinkRole::Router, info, secret, nonce);
         let mut link = Self {
             id,
             shared,
@@ -144,11 +141,14 @@ impl<'a> Link<'a> {
             Err(end) => end,
         };
         if let Some(up) = link.up.take() {
-            let (boot, shard) = (up.peer.boot, up.peer.shard);
-            let last = shared.hub.remove(boot, shard, id);
+            let PeerInfo {
+                boot, shard: number, ..
+            } = up.peer;
+            let last = shared.hub.remove(boot, number, id);
+            let boot = format!("{boot:016x}");
             tracing::info!(
-                boot = format!("{boot:016x}"),
-                shard,
+                boot,
+                shard = number,
                 link = id,
                 last,
                 "shard is not linked any more"
@@ -275,11 +275,11 @@ impl<'a> Link<'a> {
             self.handle.send(vec![renewed(false)]);
         }
         self.shared.hub.add(boot.0, shard, self.handle.clone());
-        let shared = || Arc::clone(self.shared);
+        let common = || Arc::clone(self.shared);
         self.up = Some(Up {
-            requests: Requests::start(boot.0, shared(), self.handle.clone()),
-            sessions: Sessions::start(node, boot.0, shared(), self.handle.clone()),
-            fetches: Fetches::new(boot.0, shared(), self.handle.clone()),
+            requests: Requests::start(boot.0, common(), self.handle.clone()),
+            sessions: Sessions::start(node, boot.0, common(), self.handle.clone()),
+            fetches: Fetches::new(boot.0, common(), self.handle.clone()),
             peer,
         });
         Ok(())

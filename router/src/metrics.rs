@@ -131,6 +131,28 @@ impl Metrics {
 /// Appends the metrics of a router.
 pub(crate) fn render(shared: &Shared, into: &mut String) {
     let (core, in_flight) = shared.metrics.core();
+    render_stages(shared, &core, into);
+    render_counters(shared, &core, into);
+    let gauges = [
+        (
+            "corelane_router_in_flight",
+            "Messages that wait for a commit.",
+            in_flight,
+        ),
+        ("corelane_router_links", "Links that are up.", shared.hub.len()),
+        (
+            "corelane_router_routes",
+            "Routes that are held.",
+            shared.registry.route_count(),
+        ),
+    ];
+    for (name, help, value) in gauges {
+        describe(into, name, "gauge", help);
+        let _ = writeln!(into, "{name} {value}");
+    }
+}
+
+fn render_stages(shared: &Shared, core: &RouterMetrics, into: &mut String) {
     let name = "corelane_stage_messages_total";
     describe(into, name, "counter", "Messages that passed a stage.");
     for (stage, count) in [
@@ -161,6 +183,9 @@ pub(crate) fn render(shared: &Shared, into: &mut String) {
         "Time of commits, queueing at the store included.",
     );
     shared.metrics.commit.render(name, "", into);
+}
+
+fn render_counters(shared: &Shared, core: &RouterMetrics, into: &mut String) {
     let store = shared.store.stats();
     let counters = [
         (
@@ -232,23 +257,6 @@ pub(crate) fn render(shared: &Shared, into: &mut String) {
     ];
     for (name, help, value) in counters {
         describe(into, name, "counter", help);
-        let _ = writeln!(into, "{name} {value}");
-    }
-    let gauges = [
-        (
-            "corelane_router_in_flight",
-            "Messages that wait for a commit.",
-            in_flight,
-        ),
-        ("corelane_router_links", "Links that are up.", shared.hub.len()),
-        (
-            "corelane_router_routes",
-            "Routes that are held.",
-            shared.registry.route_count(),
-        ),
-    ];
-    for (name, help, value) in gauges {
-        describe(into, name, "gauge", help);
         let _ = writeln!(into, "{name} {value}");
     }
 }

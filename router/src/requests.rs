@@ -37,16 +37,10 @@ type Refusal = (ErrorCode, String);
 
 impl From<StoreError> for RequestError {
     fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Ahead | StoreError::Cursor => Self(ErrorCode::Ahead, error.to_string()),
-            _ => {
-                tracing::error!(%error, "the store could not answer");
-                Self(
-                    ErrorCode::Unavailable,
-                    "the store cannot answer now; try again later".to_owned(),
-                )
-            }
+        if matches!(error, StoreError::Damaged { .. } | StoreError::Failed(_)) {
+            tracing::error!(%error, "the store could not answer");
         }
+        Self(error.code(), error.to_string())
     }
 }
 
@@ -139,6 +133,12 @@ async fn answer(shared: &Shared, link: &LinkHandle, boot: u64, request: Request)
         What::Read(place) => read(shared, app, user, place, (boot, conn), reference)
             .await
             .map(Some),
+        What::Delivered(marks) => {
+            for mark in marks {
+                shared.store.delivered(mark);
+            }
+            Ok(None)
+        }
         What::Presence(users) => presence(shared, app, users, reference).await.map(Some),
         What::Typing { conv, on } => typing(shared, app, user, conv, on).await.map(|()| None),
         What::Call {

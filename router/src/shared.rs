@@ -59,13 +59,10 @@ impl Shared {
     }
 
     /// 16 random bytes.
-    pub(crate) fn nonce(&self) -> [u8; 16] {
+    pub(crate) fn nonce() -> std::io::Result<[u8; 16]> {
         let mut nonce = [0; 16];
-        if let Err(error) = getrandom::fill(&mut nonce) {
-            // Never seen on Linux after boot. The proof still holds: the gateway's nonce is in it.
-            tracing::error!(%error, "no random bytes for a link");
-        }
-        nonce
+        getrandom::fill(&mut nonce).map_err(|error| std::io::Error::other(error.to_string()))?;
+        Ok(nonce)
     }
 
     /// Hands inputs to the driver. False: the router is stopping.

@@ -307,16 +307,11 @@ async fn serve(
 
 /// Ends with the sign to stop, which it gives itself when the store failed for good.
 async fn watch_store(shared: &Shared) {
-    let mut ticks = tokio::time::interval(Duration::from_secs(1));
-    loop {
-        tokio::select! {
-            () = shared.stop.cancelled() => return,
-            _ = ticks.tick() => {
-                if let Some(reason) = shared.store.poisoned() {
-                    tracing::error!(reason, "the store failed for good");
-                    shared.stop.give(StopReason::Failed(format!("the store failed for good: {reason}")));
-                }
-            }
+    tokio::select! {
+        () = shared.stop.cancelled() => {}
+        reason = shared.store.failed() => {
+            tracing::error!(reason, "the store failed for good");
+            shared.stop.give(StopReason::Failed(format!("the store failed for good: {reason}")));
         }
     }
 }

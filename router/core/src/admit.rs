@@ -142,7 +142,7 @@ impl RouterCore {
 
     /// Hands what waits in a lane to the store, unless a batch of the lane is there already: at most 1 MiB.
     pub(crate) fn start_commit(&mut self, lane: Lane, outputs: &mut Vec<Output>) {
-        let now_ms = self.now.mono.as_millis() as u64;
+        let now_ms = u64::try_from(self.now.mono.as_millis()).unwrap_or(u64::MAX);
         let Some(state) = self.lanes.get_mut(&lane) else {
             return;
         };

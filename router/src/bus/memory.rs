@@ -127,7 +127,7 @@ impl MemoryBus {
 
 impl Topic {
     fn partition(&mut self, partition: u16) -> Result<&mut Partition, BusError> {
-        let partitions = self.partitions.len() as u16;
+        let partitions = u16::try_from(self.partitions.len()).unwrap_or(u16::MAX);
         self.partitions
             .get_mut(usize::from(partition))
             .ok_or(BusError::NoPartition {
