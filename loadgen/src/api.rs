@@ -87,7 +87,7 @@ impl Api {
             .post(&url)
             .header("Authorization", &self.authorization)
             .send_json(json!({ "group": group, "members": members }));
-        self.take::<Value>("POST", &url, answer).map(|_| ())
+        take::<Value>("POST", &url, answer).map(|_| ())
     }
 
     /// One page of a conversation's log, from `from` on. A conversation without messages is an empty page.
@@ -106,40 +106,40 @@ impl Api {
             .get(&url)
             .header("Authorization", &self.authorization)
             .call();
-        match self.take("GET", &url, answer) {
+        match take("GET", &url, answer) {
             Err(ApiError::Status { status: 404, .. }) => Ok(HistoryPage::default()),
             other => other,
         }
     }
+}
 
-    fn take<T: serde::de::DeserializeOwned>(
-        &self,
-        method: &'static str,
-        url: &str,
-        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-    ) -> Result<T, ApiError> {
-        let transport = |source| ApiError::Transport {
+/// What an answer holds, if it says yes.
+fn take<T: serde::de::DeserializeOwned>(
+    method: &'static str,
+    url: &str,
+    answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+) -> Result<T, ApiError> {
+    let transport = |source| ApiError::Transport {
+        method,
+        url: url.to_owned(),
+        source: Box::new(source),
+    };
+    let mut answer = answer.map_err(transport)?;
+    let status = answer.status().as_u16();
+    if !(200..300).contains(&status) {
+        let mut body = answer.body_mut().read_to_string().unwrap_or_default();
+        body.truncate(body.floor_char_boundary(300));
+        return Err(ApiError::Status {
             method,
             url: url.to_owned(),
-            source: Box::new(source),
-        };
-        let mut answer = answer.map_err(transport)?;
-        let status = answer.status().as_u16();
-        if !(200..300).contains(&status) {
-            let mut body = answer.body_mut().read_to_string().unwrap_or_default();
-            body.truncate(body.floor_char_boundary(300));
-            return Err(ApiError::Status {
-                method,
-                url: url.to_owned(),
-                status,
-                body,
-            });
-        }
-        answer
-            .body_mut()
-            .with_config()
-            .limit(PAGE_BYTES_MAX)
-            .read_json()
-            .map_err(transport)
+            status,
+            body,
+        });
     }
+    answer
+        .body_mut()
+        .with_config()
+        .limit(PAGE_BYTES_MAX)
+        .read_json()
+        .map_err(transport)
 }

@@ -127,7 +127,7 @@ impl Sources {
 /// reordered, dropped, or the log differs), 5 void (the generator itself was the bottleneck), 99 a threshold
 /// failed, 130 interrupted.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "corelane-loadgen", version)]
+#[command(name = "corelane-loadgen", version, args_override_self = true)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a switch of the command line"
@@ -407,7 +407,7 @@ mod tests {
     #[test]
     fn sources_are_hosts_of_their_network() {
         let sources = Sources::parse("127.0.0.0/8").unwrap();
-        assert_eq!(sources.address(0), Ipv4Addr::new(127, 0, 0, 1));
+        assert_eq!(sources.address(0), Ipv4Addr::LOCALHOST);
         assert_eq!(sources.address(256), Ipv4Addr::new(127, 0, 1, 1));
         assert_eq!(
             Sources::parse("127.0.0.9").unwrap().address(5),

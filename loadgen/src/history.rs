@@ -69,6 +69,38 @@ impl Findings {
         }
     }
 
+    /// A send stands in the log at `at`: is that what its sender was told?
+    fn judge_outcome(&mut self, conv: &str, entry: &Entry, at: u64) {
+        match entry.outcome {
+            Outcome::Acked(seq) if seq == at => self.acked_found += 1,
+            Outcome::Acked(seq) => {
+                self.acked_elsewhere += 1;
+                self.example(|| {
+                    format!(
+                        "{conv}: {} was acked at {seq}, stands at {}",
+                        id_text(entry.id),
+                        at
+                    )
+                });
+            }
+            Outcome::Refused(code) => {
+                self.refused_stored += 1;
+                self.example(|| {
+                    format!(
+                        "{conv}: {} was refused with code {code}, stands at {}",
+                        id_text(entry.id),
+                        at
+                    )
+                });
+            }
+            Outcome::Unknown => self.unknown_stored += 1,
+            Outcome::Unsent => {
+                self.phantom += 1;
+                self.example(|| format!("{conv}: {} was never sent, stands at {}", id_text(entry.id), at));
+            }
+        }
+    }
+
     fn merge(&mut self, other: Self) {
         self.conversations += other.conversations;
         self.messages += other.messages;
@@ -166,40 +198,7 @@ pub fn compare(conv: &str, sends: &[&Entry], log: &[LogRow], floor: u64, run: u6
             findings.example(|| format!("{conv}: nobody sent the message at {}", row.seq));
             continue;
         };
-        match entry.outcome {
-            Outcome::Acked(seq) if seq == row.seq => findings.acked_found += 1,
-            Outcome::Acked(seq) => {
-                findings.acked_elsewhere += 1;
-                findings.example(|| {
-                    format!(
-                        "{conv}: {} was acked at {seq}, stands at {}",
-                        id_text(entry.id),
-                        row.seq
-                    )
-                });
-            }
-            Outcome::Refused(code) => {
-                findings.refused_stored += 1;
-                findings.example(|| {
-                    format!(
-                        "{conv}: {} was refused with code {code}, stands at {}",
-                        id_text(entry.id),
-                        row.seq
-                    )
-                });
-            }
-            Outcome::Unknown => findings.unknown_stored += 1,
-            Outcome::Unsent => {
-                findings.phantom += 1;
-                findings.example(|| {
-                    format!(
-                        "{conv}: {} was never sent, stands at {}",
-                        id_text(entry.id),
-                        row.seq
-                    )
-                });
-            }
-        }
+        findings.judge_outcome(conv, entry, row.seq);
         let intact = row.stamp.is_some_and(|stamp| {
             stamp.run == run
                 && stamp.sender == sender
@@ -255,6 +254,10 @@ const PAGE_LIMIT: u32 = 200;
 /// # Errors
 ///
 /// [`ApiError`]: the comparison could not be made.
+///
+/// # Panics
+///
+/// Only if a reader thread panicked.
 pub fn read_back(
     api: &Api,
     names: Names,
@@ -272,7 +275,7 @@ pub fn read_back(
     let read = || -> Result<(), ApiError> {
         while let Some((key, sends)) = convs.get(next.fetch_add(1, Ordering::Relaxed)) {
             let conv = names.conv_id(*key).to_string();
-            let (log, head, floor) = read_conversation(api, &names, &conv)?;
+            let (log, head, floor) = read_conversation(api, names, &conv)?;
             let findings = compare(&conv, sends, &log, floor, run);
             let mut result = result.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             result.findings.merge(findings);
@@ -291,7 +294,7 @@ pub fn read_back(
         .unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
-fn read_conversation(api: &Api, names: &Names, conv: &str) -> Result<(Vec<LogRow>, u64, u64), ApiError> {
+fn read_conversation(api: &Api, names: Names, conv: &str) -> Result<(Vec<LogRow>, u64, u64), ApiError> {
     let mut log = Vec::new();
     let mut from = 1;
     loop {
@@ -299,7 +302,7 @@ fn read_conversation(api: &Api, names: &Names, conv: &str) -> Result<(Vec<LogRow
         log.extend(
             page.messages
                 .iter()
-                .filter_map(|message| LogRow::of_json(message, names)),
+                .filter_map(|message| LogRow::of_json(message, &names)),
         );
         match page.next_seq {
             Some(next) if next > from => from = next,

@@ -82,7 +82,7 @@ impl Names {
         self.index_of(name, "l")
     }
 
-    fn index_of(&self, name: &str, kind: &str) -> Option<u32> {
+    fn index_of(self, name: &str, kind: &str) -> Option<u32> {
         if name.len() != USER_BYTES {
             return None;
         }
@@ -109,15 +109,17 @@ impl Names {
     }
 
     /// The conversation's id.
+    ///
+    /// # Panics
+    ///
+    /// Never: these names are valid ids.
     pub fn conv_id(&self, key: ConvKey) -> ConvId {
         let user = |index| UserId::new(&self.user(index)).expect("17 plain characters");
-        match key.users() {
-            Some((small, large)) => ConvId::direct(&user(small), &user(large)),
-            None => {
-                let name = self.group(key.group_index().unwrap_or(0));
-                ConvId::group(&GroupId::new(&name).expect("17 plain characters"))
-            }
+        if let Some((small, large)) = key.users() {
+            return ConvId::direct(&user(small), &user(large));
         }
+        let name = self.group(key.group_index().unwrap_or(0));
+        ConvId::group(&GroupId::new(&name).expect("17 plain characters"))
     }
 }
 

@@ -25,6 +25,10 @@ impl Latency {
     }
 
     /// Adds everything of `other`.
+    ///
+    /// # Panics
+    ///
+    /// Never: all histograms here have the same bounds.
     pub fn merge(&mut self, other: &Self) {
         self.0.add(&other.0).expect("both have the same bounds");
     }

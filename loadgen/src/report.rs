@@ -239,6 +239,10 @@ impl Report {
     }
 
     /// The summary for a terminal.
+    ///
+    /// # Panics
+    ///
+    /// Never: a `String` takes everything.
     pub fn text(&self) -> String {
         let mut out = String::new();
         self.write_text(&mut out)
@@ -286,6 +290,13 @@ impl Report {
                 c.pull_required, c.resyncs, c.pulled, c.stalled_closed
             )?;
         }
+        self.write_latencies(out)?;
+        self.write_usage(out)?;
+        self.write_log(out)?;
+        self.write_end(out)
+    }
+
+    fn write_latencies(&self, out: &mut String) -> std::fmt::Result {
         writeln!(
             out,
             "  latency          p50       p90       p99     p99.9       max     count"
@@ -307,6 +318,10 @@ impl Report {
                 latency_line(out, name, summary)?;
             }
         }
+        Ok(())
+    }
+
+    fn write_usage(&self, out: &mut String) -> std::fmt::Result {
         if let Some(target) = &self.target {
             writeln!(
                 out,
@@ -325,6 +340,10 @@ impl Report {
             "  generator    {:.1} % of a CPU in its busiest thread, which waited for one {:.1} % of the time; {} rings",
             g.cpu_percent, g.cpu_wait_percent, g.rings
         )?;
+        Ok(())
+    }
+
+    fn write_log(&self, out: &mut String) -> std::fmt::Result {
         match (&self.log, &self.log_not_compared) {
             (Some(log), _) => {
                 writeln!(
@@ -349,6 +368,10 @@ impl Report {
             (None, Some(why)) => writeln!(out, "  log          not compared: {why}")?,
             (None, None) => {}
         }
+        Ok(())
+    }
+
+    fn write_end(&self, out: &mut String) -> std::fmt::Result {
         for (problem, count) in &self.problems {
             writeln!(out, "  problem      {count} x {problem}")?;
         }

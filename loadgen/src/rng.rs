@@ -26,7 +26,6 @@ impl Rng {
     }
 
     /// Below `bound`, evenly; 0 if `bound` is 0.
-    #[expect(clippy::cast_possible_truncation, reason = "the high half of a product")]
     pub fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }

@@ -108,13 +108,13 @@ pub fn run(options: Options) -> Result<Report, RunError> {
         .as_deref()
         .map(|path| AckFile::open(path, names).map_err(|source| file_error(path, source)))
         .transpose()?;
-    let hlog = options.hlog.as_deref().map(|path| create(path)).transpose()?;
+    let hlog = options.hlog.as_deref().map(create).transpose()?;
     // Opened now, so that a mistake in the path does not cost a run.
     let json = options
         .json
         .as_deref()
         .filter(|path| path.as_os_str() != "-")
-        .map(|path| create(path))
+        .map(create)
         .transpose()?;
     let fsync = options
         .fsync_probe

@@ -1,5 +1,7 @@
 //! `echo` against servers in this process: a faithful one passes, and each planted fault is found.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 

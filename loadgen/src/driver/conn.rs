@@ -36,6 +36,10 @@ pub enum Speaker {
 
 /// One connection.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, not states of one thing"
+)]
 pub struct Conn {
     /// Number of the user.
     pub index: u32,
@@ -134,7 +138,7 @@ impl Conn {
         let set = |at: u64| (at != 0).then_some(at);
         let own = match self.stage {
             Stage::Waiting => set(self.open_at_ns),
-            Stage::Ready => {
+            Stage::Ready if !self.is_closing => {
                 let session = match &self.speaker {
                     Speaker::User(session) => session.wake_at_ns(),
                     Speaker::Echo(..) => None,

@@ -37,6 +37,8 @@ use crate::shared::{Phase, Shared, Tally};
 
 /// Longest turn of the engine.
 const TURN_MAX_NS: u64 = 20_000_000;
+/// Shortest time to a timer.
+const TIMER_NS_MIN: u64 = 100_000;
 /// How often state is looked through in the phases that wait for something.
 const LOOK_PERIOD_NS: u64 = 20_000_000;
 /// How often counters and histograms are handed in.
@@ -468,19 +470,21 @@ impl Worker {
                         }
                     }
                 }
-                self.list(place);
+                // Its next timer is set when it was pumped: until then what is due now would be due for ever.
+                return self.list(place);
             }
             _ => {}
         }
         self.set_timer(place);
     }
 
-    /// Sets the timer of a connection to its next moment, if that is earlier than the one that is set.
+    /// Sets the timer of a connection to its next moment, if that is earlier than the one that is set. What is
+    /// due already comes a little later, so that a connection that cannot act on it does not keep the thread busy.
     fn set_timer(&mut self, place: u32) {
         let Some(conn) = self.conns.get_mut(place as usize) else {
             return;
         };
-        if let Some(at) = conn.next_timer_ns()
+        if let Some(at) = conn.next_timer_ns().map(|at| at.max(self.now_ns + TIMER_NS_MIN))
             && (conn.timer_ns == 0 || at < conn.timer_ns)
         {
             conn.timer_ns = at;

@@ -43,6 +43,10 @@ enum Ask {
 
 /// One user's session.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, not states of one thing"
+)]
 pub struct Session {
     /// Number of the user.
     pub me: u32,

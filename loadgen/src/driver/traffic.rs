@@ -80,7 +80,7 @@ impl Worker {
         let Some(me) = self.conns.get(place as usize).map(|conn| conn.index) else {
             return;
         };
-        let conv = match self.shared.options.scenario {
+        let key = match self.shared.options.scenario {
             Scenario::Echo => ConvKey::group(me),
             Scenario::Direct => ConvKey::direct(me, self.peer_of(me)),
             Scenario::Group => {
@@ -109,7 +109,7 @@ impl Worker {
         }
         let mut env = env!(self);
         match &mut conn.speaker {
-            Speaker::User(session) => session.offer(conv, due_ns, &mut env),
+            Speaker::User(session) => session.offer(key, due_ns, &mut env),
             Speaker::Echo(matcher, waiting) => {
                 if conn.stage != Stage::Ready || waiting.len() >= ECHO_WAITING_MAX {
                     env.tally.unsent += 1;
