@@ -327,7 +327,9 @@ impl ShardLoop {
 
     fn conn_of(&self, socket: Socket) -> ConnId {
         let slot = u32::try_from(socket.index()).expect("a shard has below 2^24 slots");
-        ConnId::new(self.setup.shard, slot, socket.generation())
+        // Never 0: the id 0 means "no connection" on links and in bus records.
+        let generation = socket.generation() % (ConnId::GENERATION_MASK - 1) + 1;
+        ConnId::new(self.setup.shard, slot, generation)
     }
 
     fn own(&mut self, socket: Socket, owner: Owner) {

@@ -81,6 +81,7 @@ impl Shard {
     fn begin_closing(&mut self, id: ConnId, frame: &[u8]) {
         self.end_session(id);
         self.drop_payload(id);
+        self.drop_pages(id);
         let due = self.tick + ticks_in(self.config.close);
         let Some(conn) = self.conns.get_mut(id) else {
             return;

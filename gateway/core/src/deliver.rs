@@ -249,7 +249,7 @@ impl Shard {
         }
         // JSON may be longer than the frame; the estimate only decides how many pages are queued at a time.
         conn.out.asked_bytes = conn.out.asked_bytes.saturating_add(frame.len() as u32 + 16);
-        self.reply(id, Lane::Messages, frame);
+        self.reply(id, Lane::Pages, frame);
     }
 
     pub(crate) fn reply_error(&mut self, id: ConnId, reference: u32, code: ErrorCode, text: &str) {

@@ -129,6 +129,22 @@ impl Shard {
         }
     }
 
+    /// Drops the pages that wait for a connection that closes.
+    pub(crate) fn drop_pages(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let Some(mut backlog) = conn.out.backlog.take() else {
+            return;
+        };
+        self.owned_bytes -= backlog.drop_pages() as u64;
+        if backlog.len() == 0 {
+            recycle(&mut self.backlogs, backlog);
+        } else {
+            conn.out.backlog = Some(backlog);
+        }
+    }
+
     /// Gives up all memory of a queue.
     pub(crate) fn empty_queue(&mut self, out: &mut Outbound) {
         self.owned_bytes -= out.owned_bytes() as u64;

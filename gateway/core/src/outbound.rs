@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A connection with nothing in flight takes spans of the shared arenas, which cost it nothing; spans that touch
-//! become one. Everything else is *copied* into the boxed backlog, four lanes of bytes: so a reader that is
+//! become one. Everything else is *copied* into the boxed backlog, five lanes of bytes: so a reader that is
 //! stuck keeps at most the one shared chunk alive that is in flight. When the send completes the backlog leaves
 //! as a span of its own, control lane first, at most [`SEND_BYTES`] at a time, cut between frames. An idle
 //! connection owns no memory beyond this struct.
@@ -30,6 +30,8 @@ pub(crate) enum Lane {
     Calls = 1,
     Messages = 2,
     Transient = 3,
+    /// Pages that the client asked for: they wait for an answer, so they are kept when payload is dropped.
+    Pages = 4,
 }
 
 impl Lane {
@@ -64,7 +66,7 @@ pub(crate) type BacklogPool = Vec<Box<Backlog>>;
 /// Frames that could not be shared, by lane.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
-    lanes: [LaneBytes; 4],
+    lanes: [LaneBytes; 5],
     /// Places of what is in the message lane.
     places: Places,
 }
@@ -139,12 +141,13 @@ impl Backlog {
     }
 
     fn lane(&mut self, lane: Lane) -> &mut LaneBytes {
-        let [control, calls, messages, transient] = &mut self.lanes;
+        let [control, calls, messages, transient, pages] = &mut self.lanes;
         match lane {
             Lane::Control => control,
             Lane::Calls => calls,
             Lane::Messages => messages,
             Lane::Transient => transient,
+            Lane::Pages => pages,
         }
     }
 
@@ -159,7 +162,7 @@ impl Backlog {
 
     /// Appends whole frames to `into`, lower lanes first, up to `limit` bytes in all.
     pub(crate) fn take(&mut self, into: &mut Vec<u8>, limit: usize) {
-        let [control, calls, messages, transient] = &mut self.lanes;
+        let [control, calls, messages, transient, pages] = &mut self.lanes;
         for lane in [&mut *control, &mut *calls] {
             if !lane.take(into, limit) {
                 lane.compact();
@@ -171,19 +174,30 @@ impl Backlog {
             return;
         }
         self.places.clear();
+        if !pages.take(into, limit) {
+            pages.compact();
+            return;
+        }
         if !transient.take(into, limit) {
             transient.compact();
         }
     }
 
-    /// Drops everything but the control lane; the places of the messages go to `missed`. Returns the bytes dropped.
+    /// Drops everything but control frames and pages; the places of the messages go to `missed`. Returns the bytes dropped.
     pub(crate) fn drop_payload(&mut self, missed: &mut Places) -> usize {
         missed.absorb(&mut self.places);
         let before = self.len();
-        for lane in self.lanes.iter_mut().skip(1) {
+        let [_, calls, messages, transient, _] = &mut self.lanes;
+        for lane in [calls, messages, transient] {
             *lane = LaneBytes::default();
         }
         before - self.len()
+    }
+
+    /// Drops the pages, too: nobody waits for them any more. Returns the bytes dropped.
+    pub(crate) fn drop_pages(&mut self) -> usize {
+        let [.., pages] = &mut self.lanes;
+        std::mem::take(pages).len()
     }
 
     /// Empties it for the next connection, keeping a little memory.

@@ -226,9 +226,12 @@ impl Shard {
         };
         match conn.stage {
             Stage::Claiming => self.claim(id, false),
-            // One whose second claim was lost with a link makes it once more.
-            Stage::Live if again || conn.has(flag::RECLAIMING) => {
-                conn.set(flag::RECLAIMING);
+            // Every new link asks whether the route is still held: a kick may have been lost with the old one. Who
+            // has to find out what he missed, too, is told to sync by the answer.
+            Stage::Live => {
+                if again {
+                    conn.set(flag::RECLAIMING);
+                }
                 self.claim(id, true);
             }
             _ => {}

@@ -6,14 +6,16 @@
 //!
 //! A *gate* is closed for (connection, conversation) whenever a send is refused here in a way that invites a second
 //! try: later sends of that conversation are then refused too, in order, until one with the restart flag comes, so
-//! that a terminal's messages never overtake each other. When a link is lost everything unanswered on it is
+//! that a terminal's messages never overtake each other; so it is when a router refuses one, because a router that
+//! starts anew knows no gates. When a link is lost everything unanswered on it is
 //! answered `retry` and its gates close; so is what a router does not answer within twice `send_deadline`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use corelane_protocol::frame::FrameKind;
+use corelane_protocol::frame::body::ArchivedErrorBody;
 use corelane_protocol::frame::error::ErrorCode;
+use corelane_protocol::frame::{Frame, FrameKind};
 use corelane_protocol::hash::content_hash;
 use corelane_protocol::id::{ConnId, ConvId};
 use corelane_protocol::limits::{GATES_MAX, SEND_WINDOW};
@@ -34,6 +36,15 @@ const POOLED: usize = 1024;
 const SWEEP_PACE: Duration = Duration::from_millis(500);
 
 const _: () = assert!(SEND_WINDOW > 0, "a window of none would send nothing");
+
+/// Whether it is an `Error` after which the same frame may succeed.
+fn is_retryable_error(bytes: &[u8]) -> bool {
+    let code = Frame::parse(bytes)
+        .ok()
+        .filter(|frame| frame.known_kind() == Some(FrameKind::Error))
+        .and_then(|frame| Some(frame.access::<ArchivedErrorBody>().ok()?.code.to_native()));
+    code.and_then(ErrorCode::from_number).is_some_and(ErrorCode::is_retryable)
+}
 
 /// What a connection waits for.
 #[derive(Debug, Default)]
@@ -193,6 +204,14 @@ impl Shard {
             if known.is_none() && is_send_answer {
                 self.metrics.forward_late_answers += 1;
                 return;
+            }
+            // The router's lane closed its gate, and forgets that with its process; sends are on their way.
+            if let Some(refused) = known.filter(|each| each.is_send)
+                && is_retryable_error(frame)
+            {
+                self.reply(id, Lane::Control, frame);
+                self.close_gate(id, refused.conv);
+                return self.unblock(id);
             }
         }
         match kind {

@@ -105,7 +105,7 @@ fn frames_that_break_the_protocol_close_with_its_codes() {
         ("length of 64 bits", 1002, [&[0x82, 0xff][..], &u64::MAX.to_be_bytes(), &[1, 2, 3, 4]].concat()),
         ("no header", 4504, masked(0x82, b"short")),
         ("hostile archive", 4504, masked(0x82, &[&[1, 0, 1, 0, 8, 0, 0, 0, 0, 0, 0, 0][..], &[0xff; 8]].concat())),
-        ("not Hello first", 4500, masked(0x82, &frame::encode(FrameKind::Ping, 1, &body::Ping { time_ms: 1 }))),
+        ("not Hello first", 4504, masked(0x82, &frame::encode(FrameKind::Ping, 1, &body::Ping { time_ms: 1 }))),
     ];
     for (name, code, bytes) in cases {
         let mut stream = upgraded(&gateway);

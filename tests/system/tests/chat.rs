@@ -111,3 +111,16 @@ fn a_signal_drains_and_tells_clients_to_come_back() {
     assert_eq!(alice.closed(), 4000);
     assert_eq!(gateway.process.wait(std::time::Duration::from_secs(15)), Some(0));
 }
+
+#[test]
+fn a_page_that_is_loaded_again_and_again_is_welcome_each_time() {
+    let data = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(data.path(), &[]);
+    for round in 0..40 {
+        let mut carol = Client::login_at(&gateway, "carol", corelane_protocol::terminal::Terminal::Web, "tab");
+        let reference = carol.send(&to_user("alice"), "hello");
+        carol.answer(reference).unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+        // The next login comes while this socket is only just closed by its peer.
+        drop(carol);
+    }
+}
