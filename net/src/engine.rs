@@ -163,6 +163,7 @@ impl Engine {
                 events.push(Event::Sent(socket));
             }
         }
+        self.make_room_ahead(moment);
         self.arm_accepts(moment, events);
         let sweep = moment.now >= self.sweep_at;
         if sweep {
@@ -351,12 +352,24 @@ impl Engine {
     /// The lowest table with a free slot; a new one if all are used and another is allowed.
     pub(crate) fn table_with_room(&mut self, moment: Moment) -> Option<usize> {
         let number = self.tables.iter().position(|table| table.slots.free_count() > 0);
-        if number.is_some() {
-            return number;
+        number.or_else(|| self.add_table(moment))
+    }
+
+    /// Makes the next ring while there is still some room in the others, so that a ring that cannot be made
+    /// is known before the armed accepts, which are the reserve then, are used up.
+    fn make_room_ahead(&mut self, moment: Moment) {
+        let free_count: u32 = self.tables.iter().map(|table| table.slots.free_count()).sum();
+        // One reserve is about to be armed and may be used up within this turn; the next must stay one.
+        if free_count < 2 * self.config.reserve_slots() && self.listeners.keys_end() > 0 {
+            self.add_table(moment);
         }
+    }
+
+    /// Makes another ring if that is allowed; after a failure not before a pause.
+    fn add_table(&mut self, moment: Moment) -> Option<usize> {
         let number = u16::try_from(self.tables.len()).ok()?;
-        let resting = self.ring_retry_at.is_some_and(|at| at > moment.now);
-        if u32::from(number) >= self.config.rings_max || resting {
+        let rests = self.ring_retry_at.is_some_and(|at| at > moment.now);
+        if u32::from(number) >= self.config.rings_max || rests {
             return None;
         }
         let buffers = self.config.later_receive_buffers();
