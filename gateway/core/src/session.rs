@@ -3,7 +3,8 @@
 //! A session is claimed at a router before `Welcome` is sent, so that whatever is stored from then on is either
 //! delivered to it or found by its sync. The login policy lives in the registry: a refused claim or a kick names
 //! the code to close with. When the registry forgot everything (its incarnation changed) all sessions claim again,
-//! a bounded number per turn, and each is told to sync once its claim is answered.
+//! a bounded number per turn, and each is told to sync once its claim is answered. On every other new link they ask
+//! whether their routes are still held, because a kick may have been lost with the old one.
 //!
 //! Owns the walks over all connections ([`WALK_SLOTS`] slots per turn).
 

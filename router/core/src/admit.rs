@@ -182,13 +182,47 @@ impl RouterCore {
         }
         for submission in expired {
             let text = "waited too long to be stored";
-            self.refuse_retryably(
-                submission.origin,
-                &submission.append.conv,
-                ErrorCode::Overloaded,
-                text,
-                outputs,
-            );
+            self.refuse_placed(lane, &submission, ErrorCode::Overloaded, text, outputs);
+        }
+    }
+
+    /// Refuses a message that had its place in the lane, and with it those of the same gate that wait behind it, so
+    /// that none of them is stored before it. A restart among them has opened the gate already: it stays open.
+    pub(crate) fn refuse_placed(
+        &mut self,
+        lane: Lane,
+        refused: &Submission,
+        code: ErrorCode,
+        text: &str,
+        outputs: &mut Vec<Output>,
+    ) {
+        let conv = &refused.append.conv;
+        let is_behind = |other: &Submission| {
+            other.origin_conn().is_some()
+                && other.origin_conn() == refused.origin_conn()
+                && other.append.conv == *conv
+        };
+        let mut behind = Vec::new();
+        let mut is_restarted = false;
+        if let Some(state) = self.lanes.get_mut(&lane) {
+            for submission in std::mem::take(&mut state.queue.waiting) {
+                is_restarted |= is_behind(&submission) && submission.restart;
+                if is_behind(&submission) && !is_restarted {
+                    state.queue.bytes -= bytes_of(&submission);
+                    self.queued_bytes -= bytes_of(&submission);
+                    behind.push(submission.origin);
+                } else {
+                    state.queue.waiting.push_back(submission);
+                }
+            }
+        }
+        if !is_restarted {
+            self.gates.close(refused.origin, conv);
+        }
+        self.refuse(refused.origin, code, text, outputs);
+        for origin in behind {
+            let text = "an earlier send of this conversation was refused; restart from the oldest";
+            self.refuse(origin, ErrorCode::GateClosed, text, outputs);
         }
     }
 

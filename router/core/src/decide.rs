@@ -283,6 +283,66 @@ mod tests {
     }
 
     #[test]
+    fn a_group_is_made_once_changes_its_version_and_has_a_bound() {
+        let group = ConvId::group(&GroupId::new("team").unwrap());
+        let change = Append {
+            kind: kind::GROUP_CHANGE,
+            members: MemberChange {
+                create: true,
+                join: vec![UserId::new("bob").unwrap()],
+                leave: Vec::new(),
+            },
+            check_member: false,
+            ..append(group)
+        };
+        let Decision::Store(row) = decide(&change, &Facts::default(), NOW_MS) else {
+            panic!()
+        };
+        assert_eq!((row.seq, row.n, row.head.conv_version), (1, 0, 1));
+        let facts = Facts {
+            head: Some(row.head),
+            member_count: GROUP_MEMBERS_MAX as u64,
+            ..Facts::default()
+        };
+        let code = |append: &Append| match decide(append, &facts, NOW_MS) {
+            Decision::Refuse(code, _) => code,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(code(&change), ErrorCode::Conflict);
+        let mut more = change.clone();
+        more.members.create = false;
+        assert_eq!(code(&more), ErrorCode::TooLarge);
+        more.members.join.clear();
+        assert!(
+            matches!(decide(&more, &facts, NOW_MS), Decision::Store(_)),
+            "leaving is allowed"
+        );
+    }
+
+    #[test]
+    fn recent_rows_move_with_the_first_message_of_a_bucket() {
+        let bucket = NOW_MS / RECENT_BUCKET_MS;
+        let moved = |before: u64| {
+            let head = Head {
+                seq: 4,
+                recent_bucket: before,
+                ..Head::default()
+            };
+            let facts = Facts {
+                head: Some(head),
+                ..Facts::default()
+            };
+            let Decision::Store(row) = decide(&append(direct()), &facts, NOW_MS) else {
+                panic!()
+            };
+            (row.move_recent_from, row.head.recent_bucket)
+        };
+        assert_eq!(moved(bucket - 3), (Some(bucket - 3), bucket));
+        assert_eq!(moved(bucket), (None, bucket));
+        assert_eq!(moved(bucket + 1), (None, bucket + 1), "a bucket never goes back");
+    }
+
+    #[test]
     fn an_id_older_than_the_memory_is_refused() {
         let old = append(direct());
         let later = NOW_MS + DEDUPE_RETENTION_MS + 1;

@@ -10,7 +10,7 @@ use corelane_protocol::id::Lane;
 
 use crate::append::{Appended, Committed};
 use crate::core::RouterCore;
-use crate::event::{Origin, Output};
+use crate::event::{Origin, Output, Submission};
 use crate::publish::{Publication, Stored};
 
 impl RouterCore {
@@ -31,13 +31,7 @@ impl RouterCore {
             self.metrics.unknown += 1;
             for submission in submissions {
                 let text = "the store did not answer; send again with the same id";
-                self.refuse_retryably(
-                    submission.origin,
-                    &submission.append.conv,
-                    ErrorCode::Retry,
-                    text,
-                    outputs,
-                );
+                self.refuse_placed(lane, &submission, ErrorCode::Retry, text, outputs);
             }
             return self.start_commit(lane, outputs);
         }
@@ -83,7 +77,8 @@ impl RouterCore {
                     });
                 }
                 Appended::Refused(code, text) if code.is_retryable() => {
-                    self.refuse_retryably(submission.origin, &append.conv, code, &text, outputs);
+                    let submission = Submission { append, ..submission };
+                    self.refuse_placed(lane, &submission, code, &text, outputs);
                 }
                 Appended::Refused(code, text) => self.refuse(submission.origin, code, &text, outputs),
             }

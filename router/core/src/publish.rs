@@ -245,8 +245,11 @@ impl RouterCore {
         publication.convs = rest;
         for ((app, conv), stored) in convs {
             self.metrics.located += stored.len() as u64;
-            let receivers = self.receivers(app, &conv, &stored);
-            self.publish_conversation(app, &conv, &stored, &receivers, &by_user, outbox, outputs);
+            // A message that takes members out has a record of its own: what stands around it is not for them.
+            for stored in stored.chunk_by(|one, next| one.leave.is_empty() && next.leave.is_empty()) {
+                let receivers = self.receivers(app, &conv, stored);
+                self.publish_conversation(app, &conv, stored, &receivers, &by_user, outbox, outputs);
+            }
             self.metrics.published += stored.len() as u64;
         }
         let Some(state) = self.lanes.get_mut(&lane) else {

@@ -42,15 +42,24 @@ fn a_new_incarnation_is_claimed_again_and_each_session_is_told_to_sync_after_its
 }
 
 #[test]
-fn the_same_incarnation_is_not_claimed_again() {
+fn a_new_link_to_the_same_registry_asks_for_the_route_and_nobody_syncs() {
     let mut world = World::new(config());
     let alice = world.login("alice");
     world.got.clear();
     world.cut_link();
     world.pass(Duration::from_secs(3));
     assert!(world.shard.is_linked());
-    assert!(world.got(RecordKind::Claim).is_empty());
+    let claims = world.got(RecordKind::Claim);
+    assert_eq!(claims.len(), 1, "a kick may have been lost with the link");
     assert!(world.frames(alice).is_empty());
+    let body = frame::access::<ArchivedClaim>(&claims[0].body).unwrap();
+    assert!(body.again, "it kicks nobody who logged in later");
+    world.cut_link();
+    world.claims_granted = false;
+    world.pass(Duration::from_secs(3));
+    world.answer_claim(alice, body.owner_seq.to_native(), 4501);
+    world.turn();
+    assert_eq!(world.close_code(alice), Some(4501));
 }
 
 #[test]
