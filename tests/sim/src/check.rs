@@ -1,0 +1,149 @@
+//! The promise, looked at when everything has settled.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use corelane_protocol::id::ConvId;
+
+use crate::terminal::origin_of;
+use crate::world::World;
+
+impl World {
+    /// Adds what is broken to the violations.
+    pub(crate) fn check(&mut self) {
+        let mut broken = Vec::new();
+        self.check_log(&mut broken);
+        self.check_acks(&mut broken);
+        self.check_terminals(&mut broken);
+        self.check_gaps(&mut broken);
+        if !self.store.outbox.is_empty() {
+            broken.push(format!("outbox rows are left: {:?}", self.store.outbox.keys()));
+        }
+        for text in broken {
+            self.violation(text);
+        }
+    }
+
+    /// Once each, and every terminal's in the order in which it said them.
+    fn check_log(&self, broken: &mut Vec<String>) {
+        for (id, conv) in &self.store.convs {
+            let mut known = BTreeSet::new();
+            let mut last: BTreeMap<u8, u32> = BTreeMap::new();
+            if conv.head.seq != conv.log.len() as u64 {
+                broken.push(format!(
+                    "{id}: the head says {}, there are {}",
+                    conv.head.seq,
+                    conv.log.len()
+                ));
+            }
+            for (seq, entry) in (1_u64..).zip(&conv.log) {
+                if !known.insert((entry.sender.clone(), entry.id)) {
+                    broken.push(format!("{id} {seq}: the message is in the log a second time"));
+                }
+                let (terminal, index) = origin_of(entry.id.0);
+                let before = last.insert(terminal, index).unwrap_or(0);
+                if entry.sender.as_str() != "backend" && before >= index {
+                    broken.push(format!(
+                        "{id} {seq}: terminal {terminal} said {index} before {before}"
+                    ));
+                }
+            }
+        }
+    }
+
+    fn check_acks(&self, broken: &mut Vec<String>) {
+        for (conv, terminal, id, seq) in &self.acked {
+            let entry = self
+                .store
+                .convs
+                .get(conv)
+                .and_then(|conv| conv.log.get((*seq as usize).wrapping_sub(1)));
+            if entry.is_none_or(|entry| entry.id.0 != *id) {
+                broken.push(format!(
+                    "{conv} {seq} was acknowledged to {terminal} and is not in the log"
+                ));
+            }
+        }
+    }
+
+    /// Who is online has everything and has said everything.
+    fn check_terminals(&mut self, broken: &mut Vec<String>) {
+        for at in 0..self.terminals.len() {
+            let user = self.user_of(at);
+            let terminal = &self.terminals[at];
+            if !terminal.is_live {
+                if !terminal.is_replaced {
+                    broken.push(format!("{user} ({at}) could not log in"));
+                }
+                continue;
+            }
+            self.counts.online += 1;
+            for (conv, outgoing) in &terminal.outgoing {
+                if outgoing.len() > 0 {
+                    broken.push(format!(
+                        "{user} ({at}) could not say {} things in {conv}",
+                        outgoing.len()
+                    ));
+                }
+            }
+            for (id, conv) in self
+                .store
+                .convs
+                .iter()
+                .filter(|(id, _)| self.store.is_member(id, &user))
+            {
+                let complete = terminal.views.get(id).map_or(0, |view| view.complete_upto());
+                if complete < conv.head.seq {
+                    let seqs = self.missing(at, id, conv.head.seq);
+                    broken.push(format!(
+                        "{user} ({at}) misses {seqs:?} of {id}: {}",
+                        terminal.state(id)
+                    ));
+                }
+                let seen = terminal.views.get(id).map_or(0, |view| view.seen.len());
+                if seen as u64 > conv.head.seq {
+                    broken.push(format!(
+                        "{user} ({at}) has {seen} messages of {id}, there are {}",
+                        conv.head.seq
+                    ));
+                }
+            }
+        }
+    }
+
+    fn missing(&self, at: usize, id: &ConvId, head: u64) -> Vec<u64> {
+        let view = self.terminals[at].views.get(id);
+        (1..=head)
+            .filter(|seq| view.is_none_or(|view| !view.seen.contains_key(seq)))
+            .collect()
+    }
+
+    /// What a connection without a fault was not sent, unless it was told.
+    fn check_gaps(&self, broken: &mut Vec<String>) {
+        for (at, terminal) in self.terminals.iter().enumerate() {
+            let Some(socket) = terminal.socket.and_then(|socket| self.sockets.get(socket)) else {
+                continue;
+            };
+            let is_disturbed = self.restarted_at >= socket.since || self.bus_disturbed_at >= socket.since;
+            if is_disturbed || socket.is_warned {
+                continue;
+            }
+            for (conv, seqs) in socket
+                .live
+                .iter()
+                .filter(|(conv, _)| !(conv.is_group() && terminal.owner == 0))
+            {
+                let (Some(first), Some(last)) = (seqs.first(), seqs.last()) else {
+                    continue;
+                };
+                let acks = socket.acks.get(conv);
+                let is_there = |seq: &u64| seqs.contains(seq) || acks.is_some_and(|acks| acks.contains(seq));
+                let gaps: Vec<u64> = (*first..=*last).filter(|seq| !is_there(seq)).collect();
+                if !gaps.is_empty() {
+                    broken.push(format!(
+                        "terminal {at} was not sent {gaps:?} of {conv} and not told"
+                    ));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Registry and bus of one router life, in memory: both forget everything with it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use corelane_protocol::id::UserId;
+use corelane_protocol::terminal::Terminal;
+
+/// Where a session is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Session {
+    pub(crate) boot: u64,
+    pub(crate) conn: u64,
+    pub(crate) terminal: u8,
+    pub(crate) device: String,
+    pub(crate) owner_seq: u64,
+    pub(crate) issued_at_s: u64,
+    pub(crate) again: bool,
+}
+
+impl Session {
+    fn is_in_the_way(&self, wanted: &Self) -> bool {
+        let one_per_device = wanted.terminal == Terminal::Web as u8 || wanted.terminal == Terminal::Bot as u8;
+        let conflicts = self.terminal == wanted.terminal && (!one_per_device || self.device == wanted.device);
+        conflicts || (self.boot == wanted.boot && self.conn == wanted.conn)
+    }
+
+    /// Whether this one stays against a claim that conflicts with it.
+    fn outranks(&self, claim: &Self) -> bool {
+        if self.boot == claim.boot {
+            return self.owner_seq > claim.owner_seq;
+        }
+        claim.again && (!self.again || self.issued_at_s >= claim.issued_at_s)
+    }
+
+    fn is_route(&self, other: &Self) -> bool {
+        (self.boot, self.conn, self.owner_seq) == (other.boot, other.conn, other.owner_seq)
+    }
+}
+
+/// Routes of all users.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    users: BTreeMap<UserId, Vec<Session>>,
+    ended: BTreeSet<(u64, u64, u64)>,
+}
+
+impl Registry {
+    /// Those who must go, or the code of the refusal.
+    pub(crate) fn claim(&mut self, user: &UserId, wanted: Session) -> Result<Vec<Session>, u16> {
+        if self.ended.contains(&(wanted.boot, wanted.conn, wanted.owner_seq)) {
+            return Err(4501);
+        }
+        let sessions = self.users.entry(user.clone()).or_default();
+        if sessions.iter().any(|held| held.is_route(&wanted)) {
+            return Ok(Vec::new());
+        }
+        if sessions
+            .iter()
+            .any(|held| held.is_in_the_way(&wanted) && held.outranks(&wanted))
+        {
+            return Err(4501);
+        }
+        let (gone, mut rest): (Vec<_>, Vec<_>) =
+            sessions.drain(..).partition(|held| held.is_in_the_way(&wanted));
+        let (boot, conn) = (wanted.boot, wanted.conn);
+        rest.push(wanted);
+        *sessions = rest;
+        self.ended
+            .extend(gone.iter().map(|held| (held.boot, held.conn, held.owner_seq)));
+        Ok(gone
+            .into_iter()
+            .filter(|held| held.boot != boot || held.conn != conn)
+            .collect())
+    }
+
+    pub(crate) fn unclaim(&mut self, user: &UserId, route: &Session) {
+        if let Some(sessions) = self.users.get_mut(user) {
+            sessions.retain(|held| !held.is_route(route));
+        }
+        self.ended.insert((route.boot, route.conn, route.owner_seq));
+    }
+
+    pub(crate) fn routes(&self, user: &UserId) -> &[Session] {
+        self.users.get(user).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// One partition of a gateway boot's topic: number and bytes of each record that is kept.
+#[derive(Debug, Default)]
+pub(crate) struct Partition {
+    first_offset: u64,
+    records: VecDeque<(u64, Arc<[u8]>)>,
+}
+
+impl Partition {
+    pub(crate) fn append(&mut self, number: u64, record: Arc<[u8]>) {
+        self.records.push_back((number, record));
+    }
+
+    /// First offset and records from `from` on.
+    pub(crate) fn read(&self, from: u64, count: usize) -> (u64, Vec<Vec<u8>>) {
+        let start = from.max(self.first_offset);
+        let skipped = (start - self.first_offset) as usize;
+        let records = self.records.iter().skip(skipped).take(count);
+        (start, records.map(|(_, record)| record.to_vec()).collect())
+    }
+
+    pub(crate) fn consumed(&mut self, upto: u64) {
+        while self.records.front().is_some_and(|(number, _)| *number <= upto) {
+            self.records.pop_front();
+            self.first_offset += 1;
+        }
+    }
+}

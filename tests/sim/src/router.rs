@@ -1,0 +1,746 @@
+//! The shell of the router in virtual time: far ends of links, ports with their delays and faults, and its death.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use corelane_gateway_core::event::{Input as ShardInput, LinkId};
+use corelane_protocol::bus::ArchivedBusRecord;
+use corelane_protocol::frame::body::{ConvSeq, ConvState, PullPage, PullRequired, SyncPage};
+use corelane_protocol::frame::error::ErrorCode;
+use corelane_protocol::frame::read::{self, PullView};
+use corelane_protocol::frame::{self, Frame, FrameKind, encode, encode_error, kind};
+use corelane_protocol::id::{ClientMsgId, ConnId, ConvId, UserId};
+use corelane_protocol::link::body::{
+    ArchivedBounce, ArchivedBusFetch, ArchivedClaim, ArchivedConsumed, ArchivedUnclaim, BusBatch, Claimed,
+    Kick, Renewed,
+};
+use corelane_protocol::link::codec::{LinkCodec, LinkEvent, LinkRole, PeerInfo};
+use corelane_protocol::link::record::{Record, RecordKind};
+use corelane_router_core::append::{Append, Batch, Committed, MemberChange};
+use corelane_router_core::event::{Input, Origin, Output, Recovered, Route, Submission};
+use corelane_router_core::{Notice, RouterCore};
+
+use crate::ports::{Registry, Session};
+use crate::store::APP;
+use crate::world::{Event, LANES, PARTITIONS, World, secret};
+
+/// A link between a shard and one life of the router.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) shard: usize,
+    pub(crate) id: LinkId,
+    pub(crate) is_up: bool,
+    life: u32,
+    codec: LinkCodec,
+    peer: Option<PeerInfo>,
+    pub(crate) in_at: u64,
+    out_at: u64,
+    /// Claims and unclaims are carried out in order.
+    session_at: u64,
+    /// Open fetches: next offset and credit left.
+    fetches: BTreeMap<u16, (u64, u64)>,
+}
+
+/// What the core asks a port.
+#[derive(Debug)]
+pub(crate) enum Question {
+    Members(u64, ConvId),
+    Routes(u64, Vec<UserId>),
+}
+
+/// What a client asks.
+#[derive(Debug)]
+pub(crate) struct Request {
+    user: UserId,
+    conn: u64,
+    reference: u32,
+    pull: Option<PullView>,
+}
+
+/// A record, owned.
+struct Taken {
+    kind: RecordKind,
+    user: String,
+    terminal: u8,
+    device: String,
+    conn: u64,
+    reference: u32,
+    deadline_ms: u32,
+    body: Vec<u8>,
+}
+
+impl World {
+    pub(crate) fn boot(&self) -> u64 {
+        9000 + u64::from(self.life)
+    }
+
+    pub(crate) fn link_of(&self, shard: usize, id: LinkId) -> Option<usize> {
+        self.links
+            .iter()
+            .rposition(|link| link.shard == shard && link.id == id)
+    }
+
+    /// The link of a connection's shard.
+    fn link_to(&self, boot: u64, shard: u16) -> Option<usize> {
+        self.links.iter().rposition(|link| {
+            link.is_up
+                && link
+                    .peer
+                    .as_ref()
+                    .is_some_and(|peer| peer.boot == boot && peer.shard == shard)
+        })
+    }
+
+    pub(crate) fn start_router(&mut self) {
+        self.life += 1;
+        self.restarted_at = self.now;
+        self.registry = Registry::default();
+        self.topics.clear();
+        self.rows_wait.clear();
+        self.left_conns.clear();
+        let mut core = RouterCore::new(self.boot(), 7, LANES, PARTITIONS);
+        let mut outputs = Vec::new();
+        let left = self.store.left();
+        self.locate_from = if left.is_empty() { 0 } else { self.now + 500_000 };
+        for (outbox, lane, conv, frames) in left {
+            let recovered = Recovered {
+                outbox,
+                lane,
+                app: APP,
+                conv,
+                frames,
+            };
+            core.handle(self.clock(), Input::Recovered(recovered), &mut outputs);
+        }
+        self.core = Some(core);
+        self.carry_out(outputs);
+    }
+
+    pub(crate) fn crash_router(&mut self) {
+        if self.core.take().is_none() {
+            return;
+        }
+        self.counts.crashes += 1;
+        self.restarted_at = self.now;
+        for link in 0..self.links.len() {
+            self.cut(link);
+        }
+        let down = self.rng.between(1_000, 600_000);
+        self.after(down, Event::Restart);
+    }
+
+    pub(crate) fn cut(&mut self, at: usize) {
+        let link = &mut self.links[at];
+        if !link.is_up {
+            return;
+        }
+        link.is_up = false;
+        self.counts.cuts += 1;
+        let (shard, id) = (link.shard, link.id);
+        let notice = self.delay();
+        self.after(notice, Event::LinkLost(shard, id));
+    }
+
+    pub(crate) fn link_up(&mut self, shard: usize, id: LinkId) {
+        if self.core.is_none() {
+            return self.shard_input(shard, ShardInput::LinkClosed(id));
+        }
+        let info = PeerInfo {
+            node: "router".to_owned(),
+            boot: self.boot(),
+            epoch: 7,
+            lanes: LANES,
+            partitions: PARTITIONS,
+            registry_incarnation: u64::from(self.life),
+            ..PeerInfo::default()
+        };
+        let mut nonce = [9; 16];
+        nonce[..8].copy_from_slice(&self.rng.next().to_le_bytes());
+        let codec = LinkCodec::new(LinkRole::Router, info, secret(), nonce);
+        self.links.push(Link {
+            shard,
+            id,
+            is_up: true,
+            life: self.life,
+            codec,
+            peer: None,
+            in_at: 0,
+            out_at: 0,
+            session_at: 0,
+            fetches: BTreeMap::new(),
+        });
+        nonce[0] ^= 1;
+        self.shard_input(shard, ShardInput::LinkConnected(id, nonce));
+    }
+
+    pub(crate) fn link_in(&mut self, at: usize, bytes: &[u8]) {
+        let link = &mut self.links[at];
+        if !link.is_up {
+            return;
+        }
+        let (mut taken, mut peer) = (Vec::new(), None);
+        let fed = link.codec.feed(bytes, &mut |event| match event {
+            LinkEvent::Established(info) => peer = Some(info.clone()),
+            LinkEvent::Record(record) => taken.extend(record.known_kind().map(|kind| Taken {
+                kind,
+                user: record.user.to_owned(),
+                terminal: record.terminal,
+                device: record.device.to_owned(),
+                conn: record.conn,
+                reference: record.reference,
+                deadline_ms: record.deadline_ms,
+                body: record.body.to_vec(),
+            })),
+            LinkEvent::Room => {}
+        });
+        fed.expect("a shard speaks the link's language");
+        if let Some(peer) = peer {
+            for partition in 0..PARTITIONS {
+                self.topics.entry((peer.boot, partition)).or_default();
+            }
+            link.peer = Some(peer);
+        }
+        let Some(boot) = self.links[at].peer.as_ref().map(|peer| peer.boot) else {
+            return;
+        };
+        for record in taken {
+            self.record(at, boot, &record);
+        }
+    }
+
+    fn record(&mut self, at: usize, boot: u64, record: &Taken) {
+        match record.kind {
+            RecordKind::ClientFrame => self.client_frame(at, boot, record),
+            RecordKind::Claim | RecordKind::Unclaim => self.session(at, boot, record),
+            RecordKind::ConnClosed => self.core_input(self.life, Input::ConnClosed(boot, record.conn)),
+            RecordKind::Consumed => self.consumed(boot, &record.body),
+            RecordKind::Bounce => {
+                let body = frame::access::<ArchivedBounce>(&record.body).expect("a bounce");
+                let conv = ConvId::parse(&body.conv).expect("a conversation");
+                let gone = body
+                    .conns
+                    .iter()
+                    .filter_map(|conn| self.left_conns.get(&(boot, conn.to_native())));
+                let users: Vec<UserId> = gone.cloned().collect();
+                self.counts.bounces += 1;
+                let (delay, seq) = (self.delay(), body.seq.to_native());
+                self.after(delay, Event::Bounced(self.life, conv, seq, users));
+            }
+            RecordKind::BusFetch => {
+                let body = frame::access::<ArchivedBusFetch>(&record.body).expect("a fetch");
+                let fetch = (body.from.to_native(), u64::from(body.credit_bytes.to_native()));
+                self.links[at].fetches.insert(body.partition.to_native(), fetch);
+                self.serve(at);
+            }
+            RecordKind::Renew => {
+                let body = frame::archive(&Renewed { alive: true });
+                self.push(at, RecordKind::Renewed, 0, 0, 0, &body);
+            }
+            _ => {}
+        }
+    }
+
+    fn client_frame(&mut self, at: usize, boot: u64, record: &Taken) {
+        let user = UserId::new(&record.user).expect("a user");
+        let parsed = Frame::parse(&record.body).expect("the gateway checked it");
+        let (conn, reference) = (record.conn, record.reference);
+        if parsed.known_kind() == Some(FrameKind::Send) {
+            let view = read::send(&parsed).expect("the gateway checked it");
+            let append = Append {
+                app: APP,
+                conv: view.target.conv_for(&user).expect("the gateway checked it"),
+                sender: user,
+                client_msg_id: view.client_msg_id,
+                kind: view.kind,
+                flags: view.flags,
+                ref_seq: view.ref_seq,
+                content_type: view.content_type,
+                payload: view.payload.to_vec(),
+                extensions: Vec::new(),
+                origin_terminal: record.terminal,
+                origin_device: record.device.clone(),
+                members: MemberChange::default(),
+                check_member: true,
+                moves_read_mark: true,
+            };
+            let now_ms = self.clock().mono.as_millis() as u64;
+            let submission = Submission {
+                origin: Origin::Client {
+                    boot,
+                    conn,
+                    reference,
+                },
+                append,
+                restart: view.restart,
+                deadline_ms: now_ms + u64::from(record.deadline_ms),
+                stamp: 0,
+            };
+            return self.core_input(self.life, Input::Submit(submission));
+        }
+        let pull =
+            (parsed.known_kind() == Some(FrameKind::Pull)).then(|| read::pull(&parsed).expect("checked"));
+        let delay = self.delay();
+        self.after(
+            delay,
+            Event::Request(
+                at,
+                Request {
+                    user,
+                    conn,
+                    reference,
+                    pull,
+                },
+            ),
+        );
+    }
+
+    pub(crate) fn answer_request(&mut self, at: usize, request: &Request) {
+        if !self.links[at].is_up {
+            return;
+        }
+        let frame = match &request.pull {
+            None => {
+                let state = |(conv, head_seq): (ConvId, u64)| ConvState {
+                    conv: conv.as_bytes().to_vec(),
+                    head_seq,
+                    head_n: head_seq,
+                    floor_seq: 0,
+                    conv_version: 0,
+                    read_seq: 0,
+                    read_n: 0,
+                    last: Vec::new(),
+                };
+                let conversations = self
+                    .store
+                    .conversations(&request.user)
+                    .into_iter()
+                    .map(state)
+                    .collect();
+                let page = SyncPage {
+                    cursor: Vec::new(),
+                    more: false,
+                    conversations,
+                };
+                encode(FrameKind::SyncPage, request.reference, &page)
+            }
+            Some(view) => match self.store.readable_upto(&view.conv, &request.user) {
+                None => encode_error(request.reference, ErrorCode::NotMember, "not a member"),
+                Some(upto) => {
+                    let wanted = self.store.range(&view.conv, view.from_seq, view.to_seq.min(upto));
+                    let next_seq = wanted.get(usize::from(view.limit)).map_or(0, |(seq, _)| *seq);
+                    let messages = wanted
+                        .into_iter()
+                        .take(usize::from(view.limit))
+                        .map(|(_, frame)| frame);
+                    let page = PullPage {
+                        conv: view.conv.as_bytes().to_vec(),
+                        next_seq,
+                        head_seq: upto,
+                        head_n: upto,
+                        floor_seq: 0,
+                        messages: messages.collect(),
+                    };
+                    encode(FrameKind::PullPage, request.reference, &page)
+                }
+            },
+        };
+        self.push(
+            at,
+            RecordKind::ServerFrame,
+            2,
+            request.conn,
+            request.reference,
+            &frame,
+        );
+    }
+
+    fn session(&mut self, at: usize, boot: u64, record: &Taken) {
+        let user = UserId::new(&record.user).expect("a user");
+        let mut session = Session {
+            boot,
+            conn: record.conn,
+            terminal: record.terminal,
+            device: record.device.clone(),
+            owner_seq: 0,
+            issued_at_s: 0,
+            again: false,
+        };
+        let delay = self.delay() * 3;
+        let link = &mut self.links[at];
+        link.session_at = (self.now + delay).max(link.session_at + 1);
+        let when = link.session_at;
+        if record.kind == RecordKind::Claim {
+            let body = frame::access::<ArchivedClaim>(&record.body).expect("a claim");
+            session.owner_seq = body.owner_seq.to_native();
+            session.issued_at_s = body.issued_at_s.to_native();
+            session.again = body.again;
+            self.at_time(when, Event::Claim(at, user, session));
+        } else {
+            let body = frame::access::<ArchivedUnclaim>(&record.body).expect("an unclaim");
+            session.owner_seq = body.owner_seq.to_native();
+            self.at_time(when, Event::Unclaim(at, user, session));
+        }
+    }
+
+    /// A link that is lost meanwhile does not stop what its records asked for; the end of the router does.
+    fn is_of_this_life(&self, at: usize) -> bool {
+        self.core.is_some() && self.links[at].life == self.life
+    }
+
+    pub(crate) fn claim(&mut self, at: usize, user: &UserId, session: Session) {
+        if !self.is_of_this_life(at) {
+            return;
+        }
+        let (conn, owner_seq) = (session.conn, session.owner_seq);
+        let (refused_code, kicks) = match self.registry.claim(user, session) {
+            Ok(kicks) => (0, kicks),
+            Err(code) => (code, Vec::new()),
+        };
+        for kick in kicks {
+            self.counts.kicks += 1;
+            let body = frame::archive(&Kick {
+                code: 4501,
+                owner_seq: kick.owner_seq,
+            });
+            if let Some(link) = self.link_to(kick.boot, ConnId(kick.conn).shard()) {
+                self.push(link, RecordKind::Kick, 0, kick.conn, 0, &body);
+            }
+        }
+        let body = frame::archive(&Claimed {
+            owner_seq,
+            refused_code,
+        });
+        self.push(at, RecordKind::Claimed, 0, conn, 0, &body);
+    }
+
+    pub(crate) fn unclaim(&mut self, at: usize, user: UserId, session: &Session) {
+        if !self.is_of_this_life(at) {
+            return;
+        }
+        self.registry.unclaim(&user, session);
+        self.left_conns.insert((session.boot, session.conn), user);
+    }
+
+    fn consumed(&mut self, boot: u64, body: &[u8]) {
+        let body = frame::access::<ArchivedConsumed>(body).expect("a report");
+        if body.router_boot.to_native() != self.boot() {
+            return;
+        }
+        let (partition, number) = (body.partition.to_native(), body.number.to_native());
+        if let Some(topic) = self.topics.get_mut(&(boot, partition)) {
+            topic.consumed(number);
+        }
+        for waits in self.rows_wait.values_mut() {
+            waits.retain(|(b, p, n)| *b != boot || *p != partition || *n > number);
+        }
+        let gaps = body.gaps.iter().map(|gap| gap.to_native()).collect();
+        self.core_input(
+            self.life,
+            Input::Consumed {
+                boot,
+                partition,
+                number,
+                gaps,
+            },
+        );
+    }
+
+    pub(crate) fn bounced(&mut self, life: u32, conv: ConvId, seq: u64, mut users: Vec<UserId>) {
+        users.dedup();
+        let Some(sender) = users.first().cloned().filter(|_| life == self.life) else {
+            return;
+        };
+        let sessions = users.iter().flat_map(|user| self.registry.routes(user));
+        let routes: Vec<Route> = sessions.map(route).collect();
+        let upto = vec![ConvSeq {
+            conv: conv.as_bytes().to_vec(),
+            seq,
+        }];
+        let frame = encode(FrameKind::PullRequired, 0, &PullRequired { upto });
+        if !routes.is_empty() {
+            let (class, priority) = (corelane_protocol::bus::class::CONTROL, 0);
+            let notice = Notice {
+                app: APP,
+                conv,
+                class,
+                priority,
+                expires_ms: 0,
+                sender,
+                routes,
+                frame,
+            };
+            self.core_input(life, Input::Notice(notice));
+        }
+    }
+
+    pub(crate) fn core_input(&mut self, life: u32, input: Input) {
+        if life != self.life {
+            return;
+        }
+        let now = self.clock();
+        let Some(core) = self.core.as_mut() else { return };
+        let mut outputs = Vec::new();
+        core.handle(now, input, &mut outputs);
+        self.carry_out(outputs);
+    }
+
+    fn carry_out(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Answer(
+                    Origin::Client {
+                        boot,
+                        conn,
+                        reference,
+                    },
+                    frame,
+                ) => {
+                    if let Some(link) = self.link_to(boot, ConnId(conn).shard()) {
+                        self.push(link, RecordKind::ServerFrame, 0, conn, reference, &frame);
+                    }
+                }
+                Output::Answer(Origin::Api(_), _) => {}
+                Output::Persist(batch) => {
+                    let delay = self.delay() * 2;
+                    self.after(delay, Event::Apply(self.life, batch));
+                }
+                Output::LoadMembers(ticket, _, conv) => {
+                    let delay = self.delay();
+                    self.after(delay, Event::Ask(self.life, Question::Members(ticket, conv)));
+                }
+                Output::Locate(ticket, _, users) => {
+                    let when = (self.now + self.delay()).max(self.locate_from);
+                    self.at_time(when, Event::Ask(self.life, Question::Routes(ticket, users)));
+                }
+                Output::Publish {
+                    boot,
+                    partition,
+                    number,
+                    record,
+                    ..
+                } => {
+                    self.publish(boot, partition, number, record);
+                }
+                Output::ClearOutbox(rows) => self.clear(&rows),
+            }
+        }
+    }
+
+    fn clear(&mut self, rows: &[u64]) {
+        for row in rows {
+            let waits = self.rows_wait.remove(row).unwrap_or_default();
+            if let Some((boot, partition, number)) = waits.first() {
+                self.violation(format!(
+                    "outbox row {row} is cleared before record {number} of partition {partition} was consumed by {boot}"
+                ));
+            }
+            self.store.outbox.remove(row);
+        }
+    }
+
+    pub(crate) fn apply(&mut self, life: u32, batch: &Batch) {
+        if life != self.life || self.core.is_none() {
+            return;
+        }
+        let is_unknown = self.faults.store && !self.calm && self.rng.chance(30);
+        let is_applied = !is_unknown || self.rng.chance(500);
+        let mut committed = Committed::Unknown("the answer was lost".to_owned());
+        if is_applied {
+            let done = self.store.commit(batch, self.clock().wall_ms);
+            if !is_unknown {
+                committed = done;
+            }
+        }
+        if is_unknown {
+            self.counts.unknown += 1;
+            let wait = self.rng.between(20_000, 400_000);
+            // A store whose commits are of unknown outcome does not stay in use: the router starts anew on it.
+            self.after(wait, Event::Crash(life));
+        }
+        let delay = self.delay();
+        self.after(delay, Event::Committed(life, batch.lane, committed));
+    }
+
+    /// A port reads now and answers later, or fails.
+    pub(crate) fn ask(&mut self, life: u32, question: Question) {
+        if life != self.life {
+            return;
+        }
+        let (Question::Members(ticket, _) | Question::Routes(ticket, _)) = &question;
+        let (ticket, delay) = (*ticket, self.delay());
+        if !self.calm && self.faults.store && self.rng.chance(50) {
+            let failed = Box::new(Input::Failed(ticket));
+            return self.after(delay + 50_000, Event::Core(life, failed));
+        }
+        let answer = match question {
+            Question::Members(_, conv) => {
+                let (version, users) = self.store.members(&conv);
+                Input::Members(ticket, version, users)
+            }
+            Question::Routes(_, users) => {
+                let routes = |user| self.registry.routes(user).iter().map(route).collect();
+                Input::Located(ticket, users.iter().map(routes).collect())
+            }
+        };
+        self.after(delay, Event::Core(life, Box::new(answer)));
+    }
+
+    fn publish(&mut self, boot: u64, partition: u16, number: u64, record: Arc<[u8]>) {
+        let outbox = frame::access::<ArchivedBusRecord>(&record)
+            .expect("a record")
+            .outbox
+            .to_native();
+        if outbox != 0 {
+            self.rows_wait
+                .entry(outbox)
+                .or_default()
+                .insert((boot, partition, number));
+        }
+        self.counts.records += 1;
+        let life = self.life;
+        if self.faults.bus && !self.calm {
+            let late = self.rng.between(1_000, 200_000);
+            match self.rng.below(20) {
+                0 => {
+                    // The answer of the first attempt was lost.
+                    self.after(
+                        late,
+                        Event::Append(life, boot, partition, number, Arc::clone(&record)),
+                    );
+                }
+                1 => {
+                    self.bus_disturbed_at = self.now + late;
+                    return self.after(late, Event::Append(life, boot, partition, number, record));
+                }
+                2 if self.faults.bus_loses => {
+                    self.bus_disturbed_at = u64::MAX;
+                    return;
+                }
+                _ => {}
+            }
+        }
+        self.append(life, boot, partition, number, record);
+    }
+
+    pub(crate) fn append(&mut self, life: u32, boot: u64, partition: u16, number: u64, record: Arc<[u8]>) {
+        if life != self.life || self.core.is_none() {
+            return;
+        }
+        if let Some(topic) = self.topics.get_mut(&(boot, partition)) {
+            topic.append(number, record);
+        }
+        for at in 0..self.links.len() {
+            if self.links[at].is_up {
+                self.serve(at);
+            }
+        }
+    }
+
+    /// What a link fetches and is there.
+    fn serve(&mut self, at: usize) {
+        let Some(boot) = self.links[at].peer.as_ref().map(|peer| peer.boot) else {
+            return;
+        };
+        for partition in 0..PARTITIONS {
+            loop {
+                let count = self.rng.between(1, 4) as usize;
+                let Some((from, credit)) = self.links[at].fetches.get_mut(&partition) else {
+                    break;
+                };
+                let Some(topic) = self.topics.get(&(boot, partition)) else {
+                    break;
+                };
+                let (first, records) = topic.read(*from, count);
+                if records.is_empty() || *credit == 0 {
+                    break;
+                }
+                *from = first + records.len() as u64;
+                *credit = credit.saturating_sub(records.iter().map(|record| record.len() as u64).sum());
+                let body = frame::archive(&BusBatch {
+                    partition,
+                    from: first,
+                    lost: false,
+                    records,
+                });
+                self.push(at, RecordKind::BusBatch, 2, 0, 0, &body);
+            }
+        }
+    }
+
+    fn push(&mut self, at: usize, kind: RecordKind, priority: u8, conn: u64, reference: u32, body: &[u8]) {
+        let link = &mut self.links[at];
+        if link.is_up {
+            let record = Record {
+                kind: kind as u8,
+                priority,
+                conn,
+                reference,
+                body,
+                ..Record::default()
+            };
+            link.codec
+                .push(&record)
+                .expect("little is under way, so there is credit");
+        }
+    }
+
+    /// Sends what was pushed in this turn.
+    pub(crate) fn flush_links(&mut self) {
+        for at in 0..self.links.len() {
+            if !self.links[at].is_up || !self.links[at].codec.has_output() {
+                continue;
+            }
+            let delay = self.delay();
+            let link = &mut self.links[at];
+            let mut bytes = Vec::new();
+            link.codec.output(&mut bytes);
+            link.out_at = (self.now + delay).max(link.out_at + 1);
+            let arrives = link.out_at;
+            self.at_time(arrives, Event::LinkOut(at, bytes));
+        }
+    }
+
+    /// A backend changes the group.
+    pub(crate) fn change_group(&mut self, join: Vec<UserId>, leave: Vec<UserId>, create: bool) {
+        let number = self.next_api;
+        self.next_api += 1;
+        let mut id = [0; 16];
+        id[..6].copy_from_slice(&self.clock().wall_ms.to_be_bytes()[2..]);
+        (id[6], id[8]) = (0x7f, 0x80);
+        id[9..].copy_from_slice(&number.to_be_bytes()[1..]);
+        let append = Append {
+            app: APP,
+            conv: self.group.clone(),
+            sender: UserId::new("backend").expect("a short name"),
+            client_msg_id: ClientMsgId(id),
+            kind: kind::GROUP_CHANGE,
+            flags: 0,
+            ref_seq: 0,
+            content_type: 1,
+            payload: Vec::new(),
+            extensions: Vec::new(),
+            origin_terminal: 0,
+            origin_device: String::new(),
+            members: MemberChange { create, join, leave },
+            check_member: false,
+            moves_read_mark: false,
+        };
+        let deadline_ms = self.clock().mono.as_millis() as u64 + 5_000;
+        let origin = Origin::Api(number);
+        let submission = Submission {
+            origin,
+            append,
+            restart: true,
+            deadline_ms,
+            stamp: 0,
+        };
+        self.core_input(self.life, Input::Submit(submission));
+    }
+}
+
+fn route(session: &Session) -> Route {
+    Route {
+        boot: session.boot,
+        conn: session.conn,
+    }
+}
