@@ -4,7 +4,12 @@
 //!
 //! Every message has a due time; latency counts from it, so a stall is charged to all that it delays. Lanes work as in
 //! the router: one batch in flight each, of what queued up meanwhile, and the outbox row cleared afterwards.
-#![expect(clippy::print_stdout, reason = "a report for the terminal")]
+#![expect(
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    reason = "a report for the terminal"
+)]
+#![expect(clippy::indexing_slicing, reason = "the indices are made here")]
 
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Tables of the SQLite store, and what must hold before they are used.
+//! Tables of the `SQLite` store, and what must hold before they are used.
 //!
 //! ```text
 //! meta        cluster, epoch, lanes, clean end, highest bucket, and the counters of commits and outbox rows
@@ -26,7 +26,7 @@ use super::StoreError;
 
 /// Version of the tables; a store with another one is not opened.
 const FORMAT: i64 = 2;
-/// Tells a Corelane store from another SQLite file ("CLne").
+/// Tells a Corelane store from another `SQLite` file (`CLne`).
 const APPLICATION_ID: i64 = 0x434c_6e65;
 /// A file up to this size is checked whole when it is opened; above, damage shows when it is read.
 const CHECKED_BYTES_MAX: u64 = 64 * 1024 * 1024;

@@ -1,4 +1,4 @@
-//! The embedded store: SQLite in WAL mode, one thread that writes (`writer`), a few that read (`readers`).
+//! The embedded store: `SQLite` in WAL mode, one thread that writes (`writer`), a few that read (`readers`).
 //!
 //! Owns the data directory: `corelane.db`, a lock that keeps other processes out, and the witness of the last commit.
 //! What bounds the queues, and what happens when the disk is full or fails, is said where it happens.
@@ -165,9 +165,9 @@ impl SqliteStore {
             name: options.random,
             _lock: lock,
         };
-        let (writer, writes) = channel();
-        let thread = spawn("store-writer", move || state.run(&writes))?;
-        let (writer, readers, thread) = (Some(writer), Some(readers), Some(thread));
+        let (sender, receiver) = channel();
+        let thread = spawn("store-writer", move || state.run(&receiver))?;
+        let (writer, readers, thread) = (Some(sender), Some(readers), Some(thread));
         Ok(Self {
             cluster_id,
             lanes,
@@ -266,7 +266,7 @@ fn count_log_pages(db: &mut Connection, log_pages: &Arc<AtomicI64>) -> rusqlite:
     ))
 }
 
-/// One process per data directory: SQLite would let two writers take turns, and their routers would not know.
+/// One process per data directory: `SQLite` would let two writers take turns, and their routers would not know.
 fn lock_dir(dir: &Path) -> Result<std::fs::File, StoreError> {
     let path: PathBuf = dir.join("lock");
     let wrong = |problem: String| StoreError::Open {

@@ -1,6 +1,6 @@
 //! The witness of the last commit: a small file outside the database that says how far the log came.
 //!
-//! A damaged log file, a restored backup or a lost page ends SQLite's recovery without a word. The witness lags behind
+//! A damaged log file, a restored backup or a lost page ends `SQLite`'s recovery without a word. The witness lags behind
 //! the commits (it is written about once a second, unsynced), so it can only be behind a healthy database: one that is
 //! ahead proves that commits are missing, and the epoch is changed.
 //!

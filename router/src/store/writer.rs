@@ -45,7 +45,7 @@ const PAGE_SIZE: i64 = 4_096;
 /// How far the witness lags.
 const WITNESS_LAG: Duration = Duration::from_secs(1);
 /// How often dedupe rows past their retention are looked for, and how many go at a time.
-const PURGE_EVERY: Duration = Duration::from_secs(60);
+const PURGE_EVERY: Duration = Duration::from_mins(1);
 const PURGE_ROWS: i64 = 1_000;
 /// Ids are refused as stale this long before their rows go.
 const PURGE_MARGIN_MS: u64 = 3_600_000;

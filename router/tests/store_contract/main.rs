@@ -1,6 +1,12 @@
-//! What every store must do, run against each adapter, and what the SQLite store promises beyond it.
+//! What every store must do, run against each adapter, and what the `SQLite` store promises beyond it.
 //!
 //! A new adapter implements [`support::Fixture`] and adds one line to `contract.rs`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test says so by failing"
+)]
 
 mod contract;
 mod sqlite;

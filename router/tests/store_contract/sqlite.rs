@@ -1,4 +1,4 @@
-//! What the SQLite store promises beyond the contract: damage, a full disk, a failing disk, a killed process.
+//! What the `SQLite` store promises beyond the contract: damage, a full disk, a failing disk, a killed process.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -327,7 +327,7 @@ fn child(dir: &Path, durability: Durability, under: &[&str]) -> Child {
         command.env(CHILD_OS, "1");
     }
     let started = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-    started.unwrap_or_else(|error| panic!("{:?} cannot be started: {error}", command.get_program()))
+    started.unwrap_or_else(|error| panic!("{} cannot be started: {error}", command.get_program().display()))
 }
 
 /// What the child says, as words.
