@@ -126,8 +126,7 @@ pub struct ClientMsgId(pub [u8; 16]);
 impl ClientMsgId {
     /// The time in it, in ms since 1970 (RFC 9562 section 5.7).
     pub fn time_ms(self) -> u64 {
-        let [a, b, c, d, e, f, ..] = self.0;
-        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+        (u128::from_be_bytes(self.0) >> 80) as u64
     }
 
     /// Whether version and variant bits are those of a `UUIDv7`.
@@ -224,6 +223,10 @@ impl ConvId {
     }
 
     /// Its kind and whom it names.
+    ///
+    /// # Panics
+    ///
+    /// Never: it was checked when it was made.
     pub fn kind(&self) -> ConvKind {
         kind_of(&self.0).expect("checked when it was made")
     }
@@ -331,6 +334,14 @@ mod tests {
         assert_eq!(conv.as_bytes(), b"\x01\x05alicebob");
         assert_eq!(ConvId::parse(conv.as_bytes()).unwrap(), conv);
         assert_eq!(conv.to_string().parse::<ConvId>().unwrap(), conv);
+    }
+
+    #[test]
+    fn a_client_msg_id_says_when() {
+        let id = ClientMsgId(*b"\x01\x93\x5a\x2b\x3c\x4d\x7e\xf0\x81\x23\x45\x67\x89\xab\xcd\xef");
+        assert!(id.is_uuid_v7());
+        assert_eq!(id.time_ms(), 0x0193_5a2b_3c4d);
+        assert!(!ClientMsgId([0xff; 16]).is_uuid_v7());
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! Records of a proved peer: hostile bytes are an error and never a panic, credit bounds memory, and it does not matter
 //! where reads end.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of these tests are small"
+)]
 
 mod link_support;
 

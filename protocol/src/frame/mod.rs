@@ -175,6 +175,46 @@ pub enum FrameError {
         /// Its number.
         number: u16,
     },
+    /// A JSON type that is unknown and marked must-understand.
+    #[error("type {name:?} is not known here")]
+    UnknownType {
+        /// The first characters of its name.
+        name: String,
+    },
+    /// Something has too many bytes.
+    #[error("{what} has {bytes} bytes, allowed are {limit}")]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// Its bytes.
+        bytes: usize,
+        /// Most bytes.
+        limit: usize,
+    },
+}
+
+impl FrameError {
+    /// The code of the `Error` frame that answers it.
+    pub const fn code(&self) -> error::ErrorCode {
+        match self {
+            Self::Kind { .. } | Self::UnknownType { .. } => error::ErrorCode::UnknownKind,
+            Self::CriticalExtension { .. } => error::ErrorCode::UnknownExtension,
+            Self::TooLarge { .. } => error::ErrorCode::TooLarge,
+            Self::Length { .. }
+            | Self::Version { .. }
+            | Self::Archive { .. }
+            | Self::Field { .. }
+            | Self::Extensions { .. } => error::ErrorCode::Malformed,
+        }
+    }
+}
+
+/// Refuses what has more bytes than its limit.
+fn check_bytes(what: &'static str, bytes: usize, limit: usize) -> Result<(), FrameError> {
+    if bytes > limit {
+        return Err(FrameError::TooLarge { what, bytes, limit });
+    }
+    Ok(())
 }
 
 /// A frame, borrowed from the bytes that hold it. Lengths and extensions are checked; the body is not.
@@ -280,6 +320,10 @@ where
 }
 
 /// Archives `body`.
+///
+/// # Panics
+///
+/// Never with the types of this crate: their archives are plain memory.
 pub fn archive<T>(body: &T) -> AlignedVec
 where
     T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>,

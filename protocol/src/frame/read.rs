@@ -4,12 +4,13 @@
 //! with an error that names the field, what it held and what is allowed. Nothing is copied but ids.
 
 use super::body::{
-    ArchivedCall, ArchivedConvSeq, ArchivedDelivered, ArchivedHello, ArchivedPresenceQuery, ArchivedPull,
-    ArchivedRead, ArchivedSend, ArchivedSync, ArchivedTarget, ArchivedTyping,
+    ArchivedCall, ArchivedConvSeq, ArchivedDelivered, ArchivedHello, ArchivedPing, ArchivedPresenceQuery,
+    ArchivedPull, ArchivedRead, ArchivedRefreshToken, ArchivedRoom, ArchivedSend, ArchivedSync,
+    ArchivedTarget, ArchivedTyping,
 };
-use super::{Extension, Frame, FrameError, extension, flag, kind, push_extension};
+use super::{Extension, Frame, FrameError, check_bytes, extension, flag, kind, push_extension};
 use crate::hash;
-use crate::id::{ClientMsgId, ConvId, ID_BYTES_MAX, IdError, UserId};
+use crate::id::{ClientMsgId, ConvId, GroupId, ID_BYTES_MAX, IdError, UserId};
 use crate::limits;
 use crate::terminal::Terminal;
 
@@ -217,14 +218,7 @@ pub fn stored_extensions(frame: &Frame<'_>) -> Vec<u8> {
 pub fn hello<'buf>(frame: &Frame<'buf>) -> Result<HelloView<'buf>, FrameError> {
     let body = frame.access::<ArchivedHello>()?;
     check_critical(frame)?;
-    if body.token.len() > limits::TOKEN_BYTES_MAX {
-        let problem = format!(
-            "has {} bytes, allowed are {}",
-            body.token.len(),
-            limits::TOKEN_BYTES_MAX
-        );
-        return Err(field("token", problem));
-    }
+    check_bytes("token", body.token.len(), limits::TOKEN_BYTES_MAX)?;
     if body.device.len() > ID_BYTES_MAX || body.device.chars().any(char::is_control) {
         let problem = format!(
             "has {} bytes, allowed are {ID_BYTES_MAX} and no control characters",
@@ -262,7 +256,7 @@ pub fn send<'buf>(frame: &Frame<'buf>) -> Result<SendView<'buf>, FrameError> {
     if !kind::is_client_kind(number) {
         return Err(field(
             "kind",
-            format!("is {number:#06x}, which clients do not send"),
+            format!("is {number:#06x}, allowed are 1 to 0xff, 0x100 to 0x102, 0x200 and from 0x8000"),
         ));
     }
     let flags = body.flags.to_native();
@@ -286,14 +280,7 @@ pub fn send<'buf>(frame: &Frame<'buf>) -> Result<SendView<'buf>, FrameError> {
             "is 0, but recall, edit and reaction name an earlier message".to_owned(),
         ));
     }
-    if body.payload.len() > limits::PAYLOAD_BYTES_MAX {
-        let problem = format!(
-            "has {} bytes, allowed are {}",
-            body.payload.len(),
-            limits::PAYLOAD_BYTES_MAX
-        );
-        return Err(field("payload", problem));
-    }
+    check_bytes("payload", body.payload.len(), limits::PAYLOAD_BYTES_MAX)?;
     if body.content_type == kind::content::TEXT && simdutf8::basic::from_utf8(&body.payload).is_err() {
         return Err(field(
             "payload",
@@ -302,7 +289,11 @@ pub fn send<'buf>(frame: &Frame<'buf>) -> Result<SendView<'buf>, FrameError> {
     }
     let client_msg_id = ClientMsgId(body.client_msg_id);
     if !client_msg_id.is_uuid_v7() {
-        return Err(field("client_msg_id", "is no UUIDv7 (RFC 9562)".to_owned()));
+        let id = u128::from_be_bytes(body.client_msg_id);
+        return Err(field(
+            "client_msg_id",
+            format!("is {id:032x}, allowed are UUIDs of version 7 (RFC 9562)"),
+        ));
     }
     Ok(SendView {
         target: target(&body.target)?,
@@ -355,14 +346,7 @@ pub fn delivered(frame: &Frame<'_>) -> Result<Vec<Place>, FrameError> {
 pub fn sync<'buf>(frame: &Frame<'buf>) -> Result<SyncView<'buf>, FrameError> {
     check_critical(frame)?;
     let body = frame.access::<ArchivedSync>()?;
-    if body.cursor.len() > limits::CURSOR_BYTES_MAX {
-        let problem = format!(
-            "has {} bytes, allowed are {}",
-            body.cursor.len(),
-            limits::CURSOR_BYTES_MAX
-        );
-        return Err(field("cursor", problem));
-    }
+    check_bytes("cursor", body.cursor.len(), limits::CURSOR_BYTES_MAX)?;
     Ok(SyncView {
         cursor: &body.cursor,
         limit: limit(body.limit.to_native())?,
@@ -399,14 +383,7 @@ pub fn pull(frame: &Frame<'_>) -> Result<PullView, FrameError> {
 pub fn call<'buf>(frame: &Frame<'buf>) -> Result<CallView<'buf>, FrameError> {
     check_critical(frame)?;
     let body = frame.access::<ArchivedCall>()?;
-    if body.body.len() > limits::CALL_BODY_BYTES_MAX {
-        let problem = format!(
-            "has {} bytes, allowed are {}",
-            body.body.len(),
-            limits::CALL_BODY_BYTES_MAX
-        );
-        return Err(field("body", problem));
-    }
+    check_bytes("body", body.body.len(), limits::CALL_BODY_BYTES_MAX)?;
     if !(kind::call_step::INVITE..=kind::call_step::BUSY).contains(&body.step) {
         return Err(field(
             "step",
@@ -455,6 +432,43 @@ pub fn presence_query(frame: &Frame<'_>) -> Result<Vec<UserId>, FrameError> {
         .iter()
         .map(|user| UserId::new(user).map_err(id_field("users")))
         .collect()
+}
+
+/// Reads a `JoinRoom` or `LeaveRoom`: the conversation of the room.
+///
+/// # Errors
+///
+/// [`FrameError`]: answer `malformed`.
+pub fn room(frame: &Frame<'_>) -> Result<ConvId, FrameError> {
+    check_critical(frame)?;
+    let body = frame.access::<ArchivedRoom>()?;
+    let room = GroupId::new(&body.room).map_err(id_field("room"))?;
+    Ok(ConvId::room(&room))
+}
+
+/// Reads a `RefreshToken`: the token, not yet verified.
+///
+/// # Errors
+///
+/// [`FrameError`]: answer `malformed` or `too_large`.
+pub fn refresh_token<'buf>(frame: &Frame<'buf>) -> Result<&'buf str, FrameError> {
+    check_critical(frame)?;
+    let body = frame.access::<ArchivedRefreshToken>()?;
+    check_bytes("token", body.token.len(), limits::TOKEN_BYTES_MAX)?;
+    if body.token.is_empty() {
+        return Err(field("token", "is empty".to_owned()));
+    }
+    Ok(&body.token)
+}
+
+/// Reads a `Ping`: the client's time.
+///
+/// # Errors
+///
+/// [`FrameError`]: answer `malformed`.
+pub fn ping(frame: &Frame<'_>) -> Result<u64, FrameError> {
+    check_critical(frame)?;
+    Ok(frame.access::<ArchivedPing>()?.time_ms.to_native())
 }
 
 /// What a repeated id is compared by: target, kind, flags, `ref_seq`, content type, payload, stored extensions.

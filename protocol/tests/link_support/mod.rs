@@ -1,4 +1,5 @@
 //! Two ends of a link and what they say to each other.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use corelane_protocol::link::codec::{LinkCodec, LinkError, LinkEvent, LinkRole, LinkSecret, PeerInfo};
 use corelane_protocol::link::record::{Record, RecordKind};
