@@ -186,16 +186,16 @@ impl Writer {
         let mut lazy_since = None;
         let mut checkpoint = Checkpoint::default();
         let mut checkpoint_above = CHECKPOINT_PAGES;
-        let (mut witnessed, mut witnessed_at, mut purged_at) = (0, Duration::ZERO, Duration::ZERO);
+        let (mut witnessed, mut witnessed_at, mut purged_at) = (0, Duration::ZERO, None);
         loop {
             let open = self.gather(writes, &mut turn, &mut lazy_since);
             if turn.is_lazy() && turn.lazy_count() == 0 && !open {
                 break;
             }
             let now = self.clock.now().mono;
-            let purge = now.saturating_sub(purged_at) >= PURGE_EVERY;
+            let purge = purged_at.is_none_or(|before| now.saturating_sub(before) >= PURGE_EVERY);
             if purge {
-                purged_at = now;
+                purged_at = Some(now);
             }
             self.transact(std::mem::take(&mut turn), &mut heads, purge, &checkpoint);
             lazy_since = None;

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use corelane_protocol::frame::Frame;
 use corelane_protocol::frame::body::ArchivedMessage;
@@ -14,8 +15,9 @@ use corelane_router::clock::Clock;
 use corelane_router::store::sqlite::{SqliteStore, StoreOptions};
 use corelane_router::store::{Durability, MessageStore, StoreError};
 use corelane_router_core::append::{Append, Appended, Batch, Committed};
+use corelane_router_core::decide::DEDUPE_RETENTION_MS;
 
-use super::support::{APP, Fixture, LANES, SqliteFixture, append, commit, direct, open_at, seqs};
+use super::support::{APP, Fixture, LANES, SqliteFixture, append, commit, direct, id_at, open_at, seqs};
 
 const CHILD_DIR: &str = "CORELANE_TEST_CHILD_DIR";
 const CHILD_OS: &str = "CORELANE_TEST_CHILD_OS";
@@ -221,6 +223,35 @@ async fn a_log_that_lost_commits_gets_a_new_epoch() {
     assert_ne!(restored, epoch);
     drop(store);
     assert_eq!(fixture.open().info().epoch, restored, "once is enough");
+}
+
+#[tokio::test]
+async fn ids_are_forgotten_only_when_they_are_refused_as_stale() {
+    let fixture = SqliteFixture::new();
+    let conv = direct("alice", "bob");
+    let first = append(&conv, "alice", 1, b"x");
+    let remembered = |fixture: &SqliteFixture| {
+        let db = rusqlite::Connection::open(fixture.database()).unwrap();
+        db.query_row("SELECT count(*) FROM dedupe", [], |row| row.get::<_, i64>(0))
+            .unwrap()
+    };
+    commit(&fixture.open(), vec![first.clone()]).await;
+    for (passed_ms, rows) in [(DEDUPE_RETENTION_MS - 1, 2), (2 * 3_600_000, 2)] {
+        fixture.clock().fetch_add(passed_ms, Ordering::SeqCst);
+        let store = fixture.open();
+        let fresh = Append {
+            client_msg_id: id_at(fixture.clock().load(Ordering::SeqCst), 2),
+            ..first.clone()
+        };
+        let (answers, _) = commit(&store, vec![first.clone(), fresh]).await;
+        let stale = matches!(answers[0], Appended::Refused(ErrorCode::StaleId, _));
+        let repeated = matches!(answers[0], Appended::Stored { seq: 1, repeated: true, .. });
+        assert!(stale || repeated, "{answers:?}");
+        drop(store);
+        assert_eq!(remembered(&fixture), rows, "the first id goes when the third has come");
+    }
+    let (answers, _) = commit(&fixture.open(), vec![first]).await;
+    assert!(matches!(answers[0], Appended::Refused(ErrorCode::StaleId, _)), "{answers:?}");
 }
 
 #[tokio::test]
