@@ -234,7 +234,7 @@ fn start_shards(
             .ring_depth(1024)
             .preempt_timer(Duration::from_millis(1))
             .spawn(move || async move {
-                let outcome = start.run().await;
+                let outcome = start.run();
                 let _ = ended_sender.send((shard, outcome));
             })
             .map_err(|error| ProcessError::Shard { shard, problem: error.to_string() })?;
@@ -266,7 +266,7 @@ struct ShardStart {
 }
 
 impl ShardStart {
-    async fn run(self) -> Result<(), String> {
+    fn run(self) -> Result<(), String> {
         let engine_config = EngineConfig::default();
         let engine = Engine::new(engine_config).map_err(|error| error.to_string())?;
         self.wakers.send((self.shard, engine.waker())).map_err(|error| error.to_string())?;
@@ -281,9 +281,8 @@ impl ShardStart {
             snapshot: self.snapshot,
             clock: self.clock,
         };
-        glommio::spawn_local(crate::shard_loop::keep_awake()).detach();
         let shard = ShardLoop::new(setup, engine).map_err(|error| error.to_string())?;
-        shard.run().await.map_err(|error| error.to_string())
+        shard.run().map_err(|error| error.to_string())
     }
 }
 

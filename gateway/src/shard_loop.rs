@@ -1,9 +1,9 @@
 //! Drives one shard: completions of the engine become inputs of the core, its outputs become operations.
 //!
 //! Owns the shard's [`Engine`], [`Shard`] and the table from socket to connection. The only file of the
-//! gateway that knows both worlds. Runs as the one busy task of a glommio executor; the engine's wait is the
-//! shard's wait, and other tasks of the executor (there are few: a periodic timer) get their turn between
-//! waits. Whatever is full is answered by the core or by the inbox; nothing here waits for a peer.
+//! gateway that knows both worlds. Runs as the one task of a glommio executor and never yields to it: the engine's
+//! wait is the shard's wait. (Yielding was tried: glommio 0.9 can park the thread for ever although this task
+//! is runnable and a periodic timer is armed; eleven of twelve idle shards hung within two minutes.) Whatever is full is answered by the core or by the inbox; nothing here waits for a peer.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -19,10 +19,8 @@ use crate::clock::Clock;
 use crate::inbox::Inbox;
 use crate::token::Verifier;
 
-/// Longest wait of a shard, so that glommio's timers are at most this late.
+/// Longest wait of a shard: the inbox's drain flag and the snapshots are at most this late.
 const WAIT_MAX: Duration = Duration::from_millis(20);
-/// Time between two turns of glommio's own tasks while the shard is busy.
-const FOREIGN_PACE: Duration = Duration::from_millis(5);
 /// Time between two snapshots of the metrics.
 const SNAPSHOT_PACE: Duration = Duration::from_millis(250);
 
@@ -108,11 +106,11 @@ impl ShardLoop {
     /// # Errors
     ///
     /// [`EngineError`] if the rings fail for good; the process cannot go on.
-    pub async fn run(mut self) -> Result<(), EngineError> {
+    pub fn run(mut self) -> Result<(), EngineError> {
         let mut events = Vec::new();
         let mut messages = Vec::new();
         let mut draining = false;
-        let (mut yielded_at, mut snapshot_at) = (Duration::ZERO, Duration::ZERO);
+        let mut snapshot_at = Duration::ZERO;
         while !self.drained {
             let now = self.setup.clock.now().mono;
             let deadline = self.core.next_deadline().unwrap_or(now + WAIT_MAX);
@@ -140,10 +138,6 @@ impl ShardLoop {
             if now.saturating_sub(snapshot_at) >= SNAPSHOT_PACE {
                 snapshot_at = now;
                 self.leave_snapshot();
-            }
-            if now.saturating_sub(yielded_at) >= FOREIGN_PACE {
-                yielded_at = now;
-                glommio::executor().yield_task_queue_now().await;
             }
         }
         self.leave_snapshot();
@@ -350,12 +344,5 @@ impl ShardLoop {
     fn socket_of(&self, conn: ConnId) -> Option<Socket> {
         let (socket, owner) = (*self.owners.get(conn.slot() as usize)?)?;
         (owner == Owner::Client(conn)).then_some(socket)
-    }
-}
-
-/// Keeps glommio's executor from parking for ever beside a task that is always ready.
-pub async fn keep_awake() {
-    loop {
-        glommio::timer::sleep(Duration::from_millis(5)).await;
     }
 }

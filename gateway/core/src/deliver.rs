@@ -350,7 +350,8 @@ impl Shard {
         let told = conn
             .rare
             .as_mut()
-            .and_then(|rare| rare.missed.take_frame(spread_ms));
+            .and_then(|rare| rare.missed.take_frame(spread_ms))
+            .filter(|_| !cfg!(feature = "plant-drop-without-pull-required"));
         conn.trim();
         if let Some((frame, is_resync)) = told {
             self.metrics.deliver_resyncs += u64::from(is_resync);

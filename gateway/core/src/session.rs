@@ -76,6 +76,9 @@ impl Shard {
         let body = frame::archive(&claim);
         self.link.push(&record_of(RecordKind::Claim, id, session, &body));
         self.metrics.session_claims += 1;
+        if cfg!(feature = "plant-sync-before-claim") && self.conns.get(id).is_some_and(|conn| conn.stage == Stage::Claiming) {
+            self.welcome(id);
+        }
     }
 
     /// A router answered a claim.
@@ -99,7 +102,9 @@ impl Shard {
             Stage::Claiming => self.welcome(id),
             Stage::Live if conn.has(flag::RECLAIMING) => {
                 conn.clear(flag::RECLAIMING);
-                self.send_resync(id);
+                if !cfg!(feature = "plant-reclaim-without-resync") {
+                    self.send_resync(id);
+                }
             }
             _ => {}
         }
@@ -229,6 +234,7 @@ impl Shard {
             Stage::Claiming => self.claim(id, false),
             // Every new link asks whether the route is still held: a kick may have been lost with the old one. Who
             // has to find out what he missed, too, is told to sync by the answer.
+            Stage::Live if cfg!(feature = "plant-route-not-claimed-again") => {}
             Stage::Live => {
                 if again {
                     conn.set(flag::RECLAIMING);
