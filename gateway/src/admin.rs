@@ -26,7 +26,10 @@ pub struct Admin {
 impl Admin {
     /// Shows these shards.
     pub fn new(shards: Vec<Arc<Mutex<Snapshot>>>) -> Self {
-        Self { shards: Arc::new(shards), draining: Arc::default() }
+        Self {
+            shards: Arc::new(shards),
+            draining: Arc::default(),
+        }
     }
 
     /// From now on not ready.
@@ -35,7 +38,10 @@ impl Admin {
     }
 
     fn snapshots(&self) -> Vec<Snapshot> {
-        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+        self.shards
+            .iter()
+            .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            .collect()
     }
 
     /// Why the gateway is not ready; `None` if it is.
@@ -43,7 +49,10 @@ impl Admin {
         if self.draining.load(Ordering::Acquire) {
             return Some("draining");
         }
-        self.snapshots().iter().any(|shard| !shard.linked).then_some("a shard has no link to the router")
+        self.snapshots()
+            .iter()
+            .any(|shard| !shard.linked)
+            .then_some("a shard has no link to the router")
     }
 
     /// All figures as Prometheus text.
@@ -52,8 +61,16 @@ impl Admin {
         let snapshots = self.snapshots();
         let _ = writeln!(text, "# HELP corelane_gateway_build_info Version of the gateway.");
         let _ = writeln!(text, "# TYPE corelane_gateway_build_info gauge");
-        let _ = writeln!(text, "corelane_gateway_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
-        let names: Vec<_> = Snapshot::default().shard.rows().map(|(name, gauge, help, _)| (name, gauge, help)).collect();
+        let _ = writeln!(
+            text,
+            "corelane_gateway_build_info{{version=\"{}\"}} 1",
+            env!("CARGO_PKG_VERSION")
+        );
+        let names: Vec<_> = Snapshot::default()
+            .shard
+            .rows()
+            .map(|(name, gauge, help, _)| (name, gauge, help))
+            .collect();
         for (row, (name, gauge, help)) in names.into_iter().enumerate() {
             let full = format!("corelane_gateway_{name}{}", if gauge { "" } else { "_total" });
             let _ = writeln!(text, "# HELP {full} {}", help.trim());
@@ -67,7 +84,11 @@ impl Admin {
             let _ = writeln!(text, "# HELP corelane_net_{name} {help}");
             let _ = writeln!(text, "# TYPE corelane_net_{name} gauge");
             for (shard, snapshot) in snapshots.iter().enumerate() {
-                let _ = writeln!(text, "corelane_net_{name}{{shard=\"{shard}\"}} {}", value(&snapshot.engine));
+                let _ = writeln!(
+                    text,
+                    "corelane_net_{name}{{shard=\"{shard}\"}} {}",
+                    value(&snapshot.engine)
+                );
             }
         }
         text
@@ -80,7 +101,11 @@ impl Admin {
             .route(
                 "/metrics",
                 get(move || async move {
-                    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.metrics()).into_response()
+                    (
+                        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+                        metrics.metrics(),
+                    )
+                        .into_response()
                 }),
             )
             .route("/healthz", get(|| async { "ok\n" }))
@@ -103,7 +128,11 @@ const ENGINE_ROWS: [EngineRow; 4] = [
     ("rings", "Rings made.", |stats| u64::from(stats.rings)),
     ("sockets", "Sockets open.", |stats| u64::from(stats.sockets_open)),
     ("enters", "System calls into the ring.", |stats| stats.enters),
-    ("buffers_empty", "Times the receive buffers were all out.", |stats| stats.buffers_empty),
+    (
+        "buffers_empty",
+        "Times the receive buffers were all out.",
+        |stats| stats.buffers_empty,
+    ),
 ];
 
 /// Serves the admin endpoints on a thread of their own until the process ends.
@@ -116,18 +145,22 @@ pub fn serve(admin: &Admin, listen: SocketAddr) -> std::io::Result<SocketAddr> {
     listener.set_nonblocking(true)?;
     let bound = listener.local_addr()?;
     let routes = admin.routes();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
-        runtime.block_on(async move {
-            match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => {
-                    if let Err(error) = axum::serve(listener, routes).await {
-                        tracing::error!(%error, "admin endpoints ended");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name("admin".to_owned())
+        .spawn(move || {
+            runtime.block_on(async move {
+                match tokio::net::TcpListener::from_std(listener) {
+                    Ok(listener) => {
+                        if let Err(error) = axum::serve(listener, routes).await {
+                            tracing::error!(%error, "admin endpoints ended");
+                        }
                     }
+                    Err(error) => tracing::error!(%error, "admin endpoints cannot start"),
                 }
-                Err(error) => tracing::error!(%error, "admin endpoints cannot start"),
-            }
-        });
-    })?;
+            });
+        })?;
     Ok(bound)
 }

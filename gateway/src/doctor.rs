@@ -28,21 +28,48 @@ pub struct Finding {
 
 impl Finding {
     fn met(subject: &'static str, found: String) -> Self {
-        Self { subject, found, fix: None, required: true }
+        Self {
+            subject,
+            found,
+            fix: None,
+            required: true,
+        }
     }
 
     fn unmet(subject: &'static str, found: String, fix: String, required: bool) -> Self {
-        Self { subject, found, fix: Some(fix), required }
+        Self {
+            subject,
+            found,
+            fix: Some(fix),
+            required,
+        }
     }
 }
 
 /// Looks at everything, in the order in which it would fail.
 pub fn examine(config: &Config) -> Vec<Finding> {
-    let mut findings = vec![io_uring(), descriptors(), cpus(config), data_dir(Path::new(&config.store.data_dir))];
-    findings.push(address("WebSocket address", "gateway.listen", &config.gateway.listen));
+    let mut findings = vec![
+        io_uring(),
+        descriptors(),
+        cpus(config),
+        data_dir(Path::new(&config.store.data_dir)),
+    ];
+    findings.push(address(
+        "WebSocket address",
+        "gateway.listen",
+        &config.gateway.listen,
+    ));
     if config.router.embedded {
-        findings.push(address("link address", "router.link_listen", &config.router.link_listen));
-        findings.push(address("HTTP address", "router.http_listen", &config.router.http_listen));
+        findings.push(address(
+            "link address",
+            "router.link_listen",
+            &config.router.link_listen,
+        ));
+        findings.push(address(
+            "HTTP address",
+            "router.http_listen",
+            &config.router.http_listen,
+        ));
     }
     if !config.admin.listen.is_empty() {
         findings.push(address("admin address", "admin.listen", &config.admin.listen));
@@ -98,11 +125,20 @@ fn descriptors() -> Finding {
 
 fn cpus(config: &Config) -> Finding {
     let cpus = Cpus::of_this_process();
-    let quota = cpus.quota.map_or(String::new(), |quota| format!(", cgroup quota {quota}"));
-    let found = format!("{} allowed{quota}, gateway.shards = {}", cpus.allowed.len(), config.gateway.shards);
+    let quota = cpus
+        .quota
+        .map_or(String::new(), |quota| format!(", cgroup quota {quota}"));
+    let found = format!(
+        "{} allowed{quota}, gateway.shards = {}",
+        cpus.allowed.len(),
+        config.gateway.shards
+    );
     let shards = usize::try_from(config.gateway.shards).unwrap_or(usize::MAX);
     if cpus.place(shards).is_none() {
-        let fix = format!("gateway.shards at most {}, or allow more CPUs", cpus.allowed.len());
+        let fix = format!(
+            "gateway.shards at most {}, or allow more CPUs",
+            cpus.allowed.len()
+        );
         return Finding::unmet("CPUs", found, fix, true);
     }
     Finding::met("CPUs", found)
@@ -110,7 +146,9 @@ fn cpus(config: &Config) -> Finding {
 
 fn data_dir(path: &Path) -> Finding {
     let test = path.join(".corelane-write-test");
-    let outcome = fs::create_dir_all(path).and_then(|()| fs::write(&test, b"x")).and_then(|()| fs::remove_file(&test));
+    let outcome = fs::create_dir_all(path)
+        .and_then(|()| fs::write(&test, b"x"))
+        .and_then(|()| fs::remove_file(&test));
     match outcome {
         Ok(()) => Finding::met("data directory", format!("{} is writable", path.display())),
         Err(error) => Finding::unmet(
@@ -136,9 +174,14 @@ fn address(subject: &'static str, key: &str, text: &str) -> Finding {
 
 fn source_ports() -> Finding {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut numbers = range.split_whitespace().filter_map(|number| number.parse::<u32>().ok());
+    let mut numbers = range
+        .split_whitespace()
+        .filter_map(|number| number.parse::<u32>().ok());
     let (low, high) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    Finding::met("source ports", format!("{low} to {high} (matters for load generators on this machine)"))
+    Finding::met(
+        "source ports",
+        format!("{low} to {high} (matters for load generators on this machine)"),
+    )
 }
 
 #[cfg(test)]
@@ -148,7 +191,11 @@ mod tests {
     #[test]
     fn a_taken_address_is_named_with_its_key() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let finding = address("WebSocket address", "gateway.listen", &taken.local_addr().unwrap().to_string());
+        let finding = address(
+            "WebSocket address",
+            "gateway.listen",
+            &taken.local_addr().unwrap().to_string(),
+        );
         let text = table(&[finding]);
         assert!(text.contains("FAIL") && text.contains("gateway.listen"), "{text}");
     }

@@ -73,11 +73,17 @@ pub fn start(config: &Config, listen: SocketAddr, admin: &Admin) -> Result<Embed
     router.router.http_listen = resolve("router.http_listen", &config.router.http_listen)?;
     router.router.demo = config.demo.enabled && router.router.http_listen.ip().is_loopback();
     router.store.data_dir = PathBuf::from(&config.store.data_dir);
-    router.store.durability = if config.store.durability == "os" { Durability::Os } else { Durability::Full };
+    router.store.durability = if config.store.durability == "os" {
+        Durability::Os
+    } else {
+        Durability::Full
+    };
     let admin = admin.clone();
     let options = RouterOptions {
         web: if router.router.demo { WEB } else { &[] },
-        demo: Some(DemoOptions { ws_url: format!("ws://{listen}/ws") }),
+        demo: Some(DemoOptions {
+            ws_url: format!("ws://{listen}/ws"),
+        }),
         more_metrics: Some(Arc::new(move |text: &mut String| text.push_str(&admin.metrics()))),
     };
     let handle =
@@ -101,7 +107,11 @@ pub fn announce(config: &Config, listen: SocketAddr, router: Option<&Embedded>, 
     if let Some(router) = router {
         let http = router.handle.http_addr();
         let _ = writeln!(text, "  HTTP        http://{http}/  (API, metrics, health)");
-        let _ = writeln!(text, "  Data        {} (durability {})", config.store.data_dir, config.store.durability);
+        let _ = writeln!(
+            text,
+            "  Data        {} (durability {})",
+            config.store.data_dir, config.store.durability
+        );
         let _ = write!(ready, " http=http://{http} link={}", router.link_address());
         if config.demo.enabled && http.ip().is_loopback() {
             let _ = writeln!(text, "\nOpen two of these in two browser tabs and chat:\n");

@@ -1,4 +1,4 @@
-//! The gateway: shards that hold WebSockets, links to routers, configuration and administration.
+//! The gateway: shards that hold `WebSocket`s, links to routers, configuration and administration.
 //!
 //! The rules of a shard live in `corelane-gateway-core`, its sockets in `corelane-net`. This crate holds the
 //! system calls: threads, files, clocks, signals.

@@ -83,7 +83,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let load = |file: Option<&PathBuf>| Config::load(file.map(PathBuf::as_path), std::env::vars(), &arguments.set);
+    let load =
+        |file: Option<&PathBuf>| Config::load(file.map(PathBuf::as_path), std::env::vars(), &arguments.set);
     match &arguments.verb {
         None | Some(Verb::Run) => {
             let config = load(arguments.config.as_ref())?;
@@ -103,10 +104,21 @@ fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Some(Verb::Doctor) => {
             let findings = doctor::examine(&load(arguments.config.as_ref())?);
             print(&doctor::table(&findings));
-            let unmet = findings.iter().any(|finding| finding.required && finding.fix.is_some());
-            Ok(if unmet { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+            let unmet = findings
+                .iter()
+                .any(|finding| finding.required && finding.fix.is_some());
+            Ok(if unmet {
+                ExitCode::FAILURE
+            } else {
+                ExitCode::SUCCESS
+            })
         }
-        Some(Verb::Token(TokenVerb::Issue { user, app, terminal, ttl_s })) => {
+        Some(Verb::Token(TokenVerb::Issue {
+            user,
+            app,
+            terminal,
+            ttl_s,
+        })) => {
             let config = load(arguments.config.as_ref())?;
             let secret = process::token_secret(&config)?;
             let now_s = Clock::start().now().wall_ms / 1000;
@@ -121,7 +133,9 @@ fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
             };
             let signed = token::issue(&secret, &claims)?;
             // What was just signed must be accepted: a wrong user or terminal is found here.
-            token::Verifier::new(&secret).verify(&signed).map_err(|verdict| format!("{verdict:?}"))?;
+            token::Verifier::new(&secret)
+                .verify(&signed)
+                .map_err(|verdict| format!("{verdict:?}"))?;
             print(&format!("{signed}\n"));
             Ok(ExitCode::SUCCESS)
         }

@@ -15,17 +15,27 @@ impl Cpus {
     /// Reads /proc/self/status and the cgroup's cpu.max.
     pub fn of_this_process() -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or("0");
+        let list = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+            .unwrap_or("0");
         let mut allowed = parse_list(list.trim());
         if allowed.is_empty() {
             allowed.push(0);
         }
-        Self { allowed, quota: cgroup_quota() }
+        Self {
+            allowed,
+            quota: cgroup_quota(),
+        }
     }
 
     /// CPUs for `shards` shards (0: one each): `None` if there are fewer CPUs than shards.
     pub fn place(&self, shards: usize) -> Option<Vec<usize>> {
-        let count = if shards == 0 { self.allowed.len().min(self.quota.unwrap_or(usize::MAX)).max(1) } else { shards };
+        let count = if shards == 0 {
+            self.allowed.len().min(self.quota.unwrap_or(usize::MAX)).max(1)
+        } else {
+            shards
+        };
         (count <= self.allowed.len()).then(|| self.allowed.iter().copied().take(count).collect())
     }
 }
@@ -34,7 +44,7 @@ impl Cpus {
 fn parse_list(list: &str) -> Vec<usize> {
     list.split(',')
         .filter_map(|part| match part.split_once('-') {
-            Some((first, last)) => Some(first.parse().ok()?..=last.parse().ok()?),
+            Some((from, to)) => Some(from.parse().ok()?..=to.parse().ok()?),
             None => part.parse().ok().map(|cpu| cpu..=cpu),
         })
         .flatten()
@@ -57,7 +67,10 @@ mod tests {
 
     #[test]
     fn shards_go_to_allowed_cpus_only() {
-        let cpus = Cpus { allowed: parse_list("1-2,8"), quota: Some(2) };
+        let cpus = Cpus {
+            allowed: parse_list("1-2,8"),
+            quota: Some(2),
+        };
         assert_eq!(cpus.place(0), Some(vec![1, 2]));
         assert_eq!(cpus.place(3), Some(vec![1, 2, 8]));
         assert_eq!(cpus.place(4), None);

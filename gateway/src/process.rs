@@ -21,12 +21,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::admin::{self, Admin};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::doctor;
 use crate::embedded::{self, Embedded};
 use crate::inbox::Inbox;
 use crate::placement::Cpus;
 use crate::shard_loop::{ShardLoop, ShardSetup, Snapshot};
 use crate::token::Verifier;
-use crate::doctor;
 
 /// Time that shards have to end after a drain before the process ends without them.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
@@ -91,7 +91,10 @@ fn link_secret(config: &Config) -> Result<LinkSecret, ProcessError> {
     } else {
         keys::read(&PathBuf::from(&config.router.link_key_file))?
     };
-    Ok(LinkSecret { key_id: 1, key: key.to_vec() })
+    Ok(LinkSecret {
+        key_id: 1,
+        key: key.to_vec(),
+    })
 }
 
 /// An address of the configuration, resolved.
@@ -100,7 +103,11 @@ fn link_secret(config: &Config) -> Result<LinkSecret, ProcessError> {
 ///
 /// [`ProcessError::Config`], naming the key.
 pub fn resolve(key: &'static str, text: &str) -> Result<SocketAddr, ProcessError> {
-    let wrong = |problem: String| ProcessError::Config { key, value: text.to_owned(), problem };
+    let wrong = |problem: String| ProcessError::Config {
+        key,
+        value: text.to_owned(),
+        problem,
+    };
     text.to_socket_addrs()
         .map_err(|error| wrong(format!("is no host:port that resolves: {error}")))?
         .next()
@@ -114,7 +121,10 @@ fn listen_address(config: &Config) -> Result<SocketAddr, ProcessError> {
         return Ok(listen);
     }
     let chosen = TcpListener::bind(listen).and_then(|listener| listener.local_addr());
-    chosen.map_err(|source| ProcessError::System { what: "a free port", source })
+    chosen.map_err(|source| ProcessError::System {
+        what: "a free port",
+        source,
+    })
 }
 
 /// Runs the gateway until SIGTERM or SIGINT has drained it.
@@ -124,8 +134,10 @@ fn listen_address(config: &Config) -> Result<SocketAddr, ProcessError> {
 /// [`ProcessError`]: print it and exit with a failure.
 pub fn run(config: Config) -> Result<(), ProcessError> {
     let findings = doctor::examine(&config);
-    let unmet: Vec<_> =
-        findings.into_iter().filter(|finding| finding.required && finding.fix.is_some()).collect();
+    let unmet: Vec<_> = findings
+        .into_iter()
+        .filter(|finding| finding.required && finding.fix.is_some())
+        .collect();
     if !unmet.is_empty() {
         return Err(ProcessError::Machine(doctor::table(&unmet)));
     }
@@ -134,14 +146,20 @@ pub fn run(config: Config) -> Result<(), ProcessError> {
     let verifier = Arc::new(Verifier::new(&token_secret(&config)?));
     let secret = link_secret(&config)?;
     let shards = usize::try_from(config.gateway.shards).unwrap_or(usize::MAX);
-    let cpus = Cpus::of_this_process().place(shards).ok_or_else(|| ProcessError::Config {
-        key: "gateway.shards",
-        value: shards.to_string(),
-        problem: "there are fewer CPUs".to_owned(),
-    })?;
+    let cpus = Cpus::of_this_process()
+        .place(shards)
+        .ok_or_else(|| ProcessError::Config {
+            key: "gateway.shards",
+            value: shards.to_string(),
+            problem: "there are fewer CPUs".to_owned(),
+        })?;
     let snapshots: Vec<Arc<Mutex<Snapshot>>> = cpus.iter().map(|_| Arc::default()).collect();
     let admin = Admin::new(snapshots.clone());
-    let router = if config.router.embedded { Some(embedded::start(&config, listen, &admin)?) } else { None };
+    let router = if config.router.embedded {
+        Some(embedded::start(&config, listen, &admin)?)
+    } else {
+        None
+    };
     let router_address = match &router {
         Some(router) => router.link_address().to_string(),
         None => config.router.seeds.first().cloned().unwrap_or_default(),
@@ -173,8 +191,10 @@ fn shard_config(
     router: String,
 ) -> Result<ShardConfig, ProcessError> {
     let mut boot = [0; 8];
-    getrandom::fill(&mut boot)
-        .map_err(|error| ProcessError::System { what: "random bytes", source: std::io::Error::other(error) })?;
+    getrandom::fill(&mut boot).map_err(|error| ProcessError::System {
+        what: "random bytes",
+        source: std::io::Error::other(error),
+    })?;
     let connection = &config.connection;
     let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     Ok(ShardConfig {
@@ -237,13 +257,21 @@ fn start_shards(
                 let outcome = start.run();
                 let _ = ended_sender.send((shard, outcome));
             })
-            .map_err(|error| ProcessError::Shard { shard, problem: error.to_string() })?;
+            .map_err(|error| ProcessError::Shard {
+                shard,
+                problem: error.to_string(),
+            })?;
     }
     drop(waker_sender);
     let mut found: Vec<(usize, Waker)> = wakers.iter().take(cpus.len()).collect();
     if found.len() < cpus.len() {
-        let (shard, outcome) = ended.recv().unwrap_or((0, Err("ended before it began".to_owned())));
-        return Err(ProcessError::Shard { shard, problem: outcome.err().unwrap_or_default() });
+        let (shard, outcome) = ended
+            .recv()
+            .unwrap_or((0, Err("ended before it began".to_owned())));
+        return Err(ProcessError::Shard {
+            shard,
+            problem: outcome.err().unwrap_or_default(),
+        });
     }
     found.sort_by_key(|(shard, _)| *shard);
     let inboxes: Vec<Inbox> = found.into_iter().map(|(_, waker)| Inbox::new(waker)).collect();
@@ -269,9 +297,14 @@ impl ShardStart {
     fn run(self) -> Result<(), String> {
         let engine_config = EngineConfig::default();
         let engine = Engine::new(engine_config).map_err(|error| error.to_string())?;
-        self.wakers.send((self.shard, engine.waker())).map_err(|error| error.to_string())?;
+        self.wakers
+            .send((self.shard, engine.waker()))
+            .map_err(|error| error.to_string())?;
         drop(self.wakers);
-        let inboxes = self.inboxes.recv().map_err(|_| "another shard did not start".to_owned())?;
+        let inboxes = self
+            .inboxes
+            .recv()
+            .map_err(|_| "another shard did not start".to_owned())?;
         let setup = ShardSetup {
             shard: u16::try_from(self.shard).map_err(|error| error.to_string())?,
             config: self.config,
@@ -287,11 +320,18 @@ impl ShardStart {
 }
 
 /// Waits for a signal, or for something to fail; then drains.
-fn wait(config: &Config, admin: &Admin, router: Option<Embedded>, started: Started) -> Result<(), ProcessError> {
+fn wait(
+    config: &Config,
+    admin: &Admin,
+    router: Option<Embedded>,
+    started: Started,
+) -> Result<(), ProcessError> {
     let Started { inboxes, ended } = started;
     let system = |what| move |source| ProcessError::System { what, source };
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("a runtime"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("a runtime"))?;
     let shards = inboxes.len();
     let (ends_sender, mut ends) = tokio::sync::mpsc::unbounded_channel();
     std::thread::Builder::new()

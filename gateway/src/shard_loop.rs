@@ -84,7 +84,10 @@ impl ShardLoop {
     ///
     /// [`EngineError`]: no `io_uring`, or the address is taken.
     pub fn new(setup: ShardSetup, mut engine: Engine) -> Result<Self, EngineError> {
-        let options = ListenOptions { backlog: 4096, reuse_port: true };
+        let options = ListenOptions {
+            backlog: 4096,
+            reuse_port: true,
+        };
         let (listener, _) = engine.listen(setup.listen, options)?;
         let core = Shard::new(setup.config.clone(), setup.shard, setup.clock.now());
         let to_shards = setup.inboxes.iter().map(|_| Vec::new()).collect();
@@ -145,12 +148,21 @@ impl ShardLoop {
     }
 
     fn inbox(&self) -> Inbox {
-        self.setup.inboxes.get(usize::from(self.setup.shard)).expect("a shard has an inbox of its own").clone()
+        self.setup
+            .inboxes
+            .get(usize::from(self.setup.shard))
+            .expect("a shard has an inbox of its own")
+            .clone()
     }
 
     fn handle_event(&mut self, event: Event) {
         match event {
-            Event::Accepted { socket, peer, reserve, .. } => {
+            Event::Accepted {
+                socket,
+                peer,
+                reserve,
+                ..
+            } => {
                 let conn = self.conn_of(socket);
                 self.own(socket, Owner::Client(conn));
                 self.handle(Input::Accepted(conn, peer.ip(), reserve));
@@ -168,10 +180,12 @@ impl ShardLoop {
                 let bytes = self.engine.received(buffer);
                 match owner {
                     Some(Owner::Client(conn)) => {
-                        self.core.handle(now, Input::Received(conn, bytes), &mut self.outputs);
+                        self.core
+                            .handle(now, Input::Received(conn, bytes), &mut self.outputs);
                     }
                     Some(Owner::Link(link)) => {
-                        self.core.handle(now, Input::LinkReceived(link, bytes), &mut self.outputs);
+                        self.core
+                            .handle(now, Input::LinkReceived(link, bytes), &mut self.outputs);
                     }
                     None => {}
                 }
@@ -257,7 +271,8 @@ impl ShardLoop {
             Output::Verify(conn, token) => {
                 let verdict = self.setup.verifier.verify(&token);
                 let now = self.setup.clock.now();
-                self.core.handle(now, Input::Verified(conn, verdict), &mut self.outputs);
+                self.core
+                    .handle(now, Input::Verified(conn, verdict), &mut self.outputs);
             }
             Output::LinkConnect(link, address) => self.connect_link(link, &address),
             Output::LinkSend(link, span) => {
@@ -281,7 +296,10 @@ impl ShardLoop {
 
     fn connect_link(&mut self, link: LinkId, address: &str) {
         // Names are resolved at connect time only, which is when a link is down anyway.
-        let resolved = address.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+        let resolved = address
+            .to_socket_addrs()
+            .ok()
+            .and_then(|mut addresses| addresses.next());
         let socket = resolved.and_then(|to| match self.engine.connect(to, None) {
             Ok(socket) => Some(socket),
             Err(error) => {
@@ -289,15 +307,12 @@ impl ShardLoop {
                 None
             }
         });
-        match socket {
-            Some(socket) => {
-                self.link_sockets.insert(link, socket);
-                self.own(socket, Owner::Link(link));
-            }
-            None => {
-                let now = self.setup.clock.now();
-                self.core.handle(now, Input::LinkClosed(link), &mut self.outputs);
-            }
+        if let Some(socket) = socket {
+            self.link_sockets.insert(link, socket);
+            self.own(socket, Owner::Link(link));
+        } else {
+            let now = self.setup.clock.now();
+            self.core.handle(now, Input::LinkClosed(link), &mut self.outputs);
         }
     }
 
@@ -337,8 +352,8 @@ impl ShardLoop {
     }
 
     fn owner(&self, socket: Socket) -> Option<Owner> {
-        let (owned, owner) = (*self.owners.get(socket.index())?)?;
-        (owned == socket).then_some(owner)
+        let (held, owner) = (*self.owners.get(socket.index())?)?;
+        (held == socket).then_some(owner)
     }
 
     fn socket_of(&self, conn: ConnId) -> Option<Socket> {

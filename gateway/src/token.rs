@@ -55,7 +55,10 @@ impl Verifier {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = 30;
         validation.set_required_spec_claims(&["exp", "sub"]);
-        Self { key: DecodingKey::from_secret(secret), validation }
+        Self {
+            key: DecodingKey::from_secret(secret),
+            validation,
+        }
     }
 
     /// Checks signature, expiry (30 s of leeway) and form.
@@ -64,25 +67,37 @@ impl Verifier {
     ///
     /// [`TokenVerdict`]: close with 4500, or 4005 if it only expired.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenVerdict> {
-        let decoded = jsonwebtoken::decode::<TokenClaims>(token, &self.key, &self.validation).map_err(|error| {
-            match error.kind() {
-                ErrorKind::ExpiredSignature => TokenVerdict::Expired,
-                _ => TokenVerdict::Invalid(format!("token is not accepted: {error}")),
-            }
-        })?;
+        let decoded =
+            jsonwebtoken::decode::<TokenClaims>(token, &self.key, &self.validation).map_err(|error| {
+                match error.kind() {
+                    ErrorKind::ExpiredSignature => TokenVerdict::Expired,
+                    _ => TokenVerdict::Invalid(format!("token is not accepted: {error}")),
+                }
+            })?;
         if decoded.header.kid.as_deref().is_some_and(|kid| kid != KEY_ID) {
-            return Err(TokenVerdict::Invalid(format!("token names an unknown key, known is {KEY_ID:?}")));
+            return Err(TokenVerdict::Invalid(format!(
+                "token names an unknown key, known is {KEY_ID:?}"
+            )));
         }
         let claims = decoded.claims;
-        let user = UserId::new(&claims.sub).map_err(|error| TokenVerdict::Invalid(format!("token sub: {error}")))?;
+        let user =
+            UserId::new(&claims.sub).map_err(|error| TokenVerdict::Invalid(format!("token sub: {error}")))?;
         let terminal = match claims.terminal.as_deref() {
             None => None,
             Some(name) => Some(Terminal::from_name(name).ok_or_else(|| {
-                TokenVerdict::Invalid("token terminal is not web, ios, android, desktop, pad or bot".to_owned())
+                TokenVerdict::Invalid(
+                    "token terminal is not web, ios, android, desktop, pad or bot".to_owned(),
+                )
             })?),
         };
-        if claims.device.as_ref().is_some_and(|device| device.len() > ID_BYTES_MAX) {
-            return Err(TokenVerdict::Invalid(format!("token device exceeds {ID_BYTES_MAX} bytes")));
+        if claims
+            .device
+            .as_ref()
+            .is_some_and(|device| device.len() > ID_BYTES_MAX)
+        {
+            return Err(TokenVerdict::Invalid(format!(
+                "token device exceeds {ID_BYTES_MAX} bytes"
+            )));
         }
         Ok(Claims {
             app: AppId(claims.app),
@@ -101,7 +116,10 @@ impl Verifier {
 ///
 /// Only if the claims cannot be serialised.
 pub fn issue(secret: &[u8], claims: &TokenClaims) -> Result<String, jsonwebtoken::errors::Error> {
-    let header = Header { kid: Some(KEY_ID.to_owned()), ..Header::new(Algorithm::HS256) };
+    let header = Header {
+        kid: Some(KEY_ID.to_owned()),
+        ..Header::new(Algorithm::HS256)
+    };
     jsonwebtoken::encode(&header, claims, &EncodingKey::from_secret(secret))
 }
 
@@ -134,15 +152,24 @@ mod tests {
     #[test]
     fn an_expired_token_is_told_apart_from_a_forged_one() {
         let expired = issue(b"secret", &claims(-120)).unwrap();
-        assert_eq!(Verifier::new(b"secret").verify(&expired).unwrap_err(), TokenVerdict::Expired);
+        assert_eq!(
+            Verifier::new(b"secret").verify(&expired).unwrap_err(),
+            TokenVerdict::Expired
+        );
         let forged = issue(b"other", &claims(60)).unwrap();
-        assert!(matches!(Verifier::new(b"secret").verify(&forged), Err(TokenVerdict::Invalid(_))));
+        assert!(matches!(
+            Verifier::new(b"secret").verify(&forged),
+            Err(TokenVerdict::Invalid(_))
+        ));
     }
 
     #[test]
     fn no_signature_is_no_token() {
         // {"alg":"none"} . {"sub":"alice","exp":9999999999}
         let none = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSIsImV4cCI6OTk5OTk5OTk5OX0.";
-        assert!(matches!(Verifier::new(b"secret").verify(none), Err(TokenVerdict::Invalid(_))));
+        assert!(matches!(
+            Verifier::new(b"secret").verify(none),
+            Err(TokenVerdict::Invalid(_))
+        ));
     }
 }

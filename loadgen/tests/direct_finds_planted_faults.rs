@@ -2,7 +2,7 @@
 //!
 //! The service is the opposite side of the wire and nothing else: it proves that the generator sees each fault.
 //! What the real gateway does is measured by the system tests.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests")]
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -323,18 +323,9 @@ impl Shard {
                 self.close(id, CloseCode::ProtocolVersion as u16, &error.to_string());
             }
             (Some(reference), _) if !opening => {
-                self.reply_error(id, reference, code_of(error), &error.to_string());
+                self.reply_error(id, reference, error.code(), &error.to_string());
             }
             _ => self.close(id, CloseCode::Malformed as u16, &error.to_string()),
         }
-    }
-}
-
-/// The answer's code for a frame that was not taken.
-const fn code_of(error: &FrameError) -> ErrorCode {
-    match error {
-        FrameError::Kind { .. } => ErrorCode::UnknownKind,
-        FrameError::CriticalExtension { .. } => ErrorCode::UnknownExtension,
-        _ => ErrorCode::Malformed,
     }
 }

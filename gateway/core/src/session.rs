@@ -76,7 +76,12 @@ impl Shard {
         let body = frame::archive(&claim);
         self.link.push(&record_of(RecordKind::Claim, id, session, &body));
         self.metrics.session_claims += 1;
-        if cfg!(feature = "plant-sync-before-claim") && self.conns.get(id).is_some_and(|conn| conn.stage == Stage::Claiming) {
+        if cfg!(feature = "plant-sync-before-claim")
+            && self
+                .conns
+                .get(id)
+                .is_some_and(|conn| conn.stage == Stage::Claiming)
+        {
             self.welcome(id);
         }
     }

@@ -43,7 +43,8 @@ fn is_retryable_error(bytes: &[u8]) -> bool {
         .ok()
         .filter(|frame| frame.known_kind() == Some(FrameKind::Error))
         .and_then(|frame| Some(frame.access::<ArchivedErrorBody>().ok()?.code.to_native()));
-    code.and_then(ErrorCode::from_number).is_some_and(ErrorCode::is_retryable)
+    code.and_then(ErrorCode::from_number)
+        .is_some_and(ErrorCode::is_retryable)
 }
 
 /// What a connection waits for.

@@ -12,7 +12,9 @@ use thiserror::Error;
 use toml::Value;
 
 use self::section::Section;
-use self::sections::{AdminSection, ConnectionSection, DemoSection, GatewaySection, LogSection, RouterSection, StoreSection};
+use self::sections::{
+    AdminSection, ConnectionSection, DemoSection, GatewaySection, LogSection, RouterSection, StoreSection,
+};
 
 /// Prefix of environment variables that set keys.
 const ENV_PREFIX: &str = "CORELANE__";
@@ -88,7 +90,9 @@ impl Config {
         if let Some(path) = file {
             config.apply_file(path)?;
         }
-        let mut variables: Vec<_> = environment.filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
+        let mut variables: Vec<_> = environment
+            .filter(|(name, _)| name.starts_with(ENV_PREFIX))
+            .collect();
         variables.sort();
         for (name, text) in variables {
             let path = name[ENV_PREFIX.len()..].to_lowercase();
@@ -133,11 +137,14 @@ impl Config {
     }
 
     fn apply_file(&mut self, path: &Path) -> Result<(), ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let table: toml::Table = text
-            .parse()
-            .map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let table: toml::Table = text.parse().map_err(|source| ConfigError::Syntax {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
         let origin = format!("configuration file {}", path.display());
         for (section, keys) in table {
             let Value::Table(keys) = keys else {
@@ -194,7 +201,8 @@ impl Config {
         }
         if !self.router.embedded && self.router.seeds.is_empty() {
             return Err(ConfigError::Relation(
-                "router.embedded = false and router.seeds is empty: name at least one router as host:port".to_owned(),
+                "router.embedded = false and router.seeds is empty: name at least one router as host:port"
+                    .to_owned(),
             ));
         }
         if !self.router.embedded && self.router.seeds.len() > 1 {
@@ -215,7 +223,10 @@ impl Config {
 /// A text from the environment or a flag as the TOML value it looks like, else as text.
 fn value_of(text: &str) -> Value {
     let table: Result<toml::Table, _> = format!("value = {text}").parse();
-    table.ok().and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(text.to_owned()))
+    table
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
 #[cfg(test)]
@@ -238,7 +249,10 @@ mod tests {
     #[test]
     fn a_wrong_key_is_named_with_what_is_allowed() {
         let text = flags(&["gateway.lisen=127.0.0.1:1"]).unwrap_err().to_string();
-        assert!(text.contains("gateway.lisen") && text.contains("listen"), "{text}");
+        assert!(
+            text.contains("gateway.lisen") && text.contains("listen"),
+            "{text}"
+        );
         let text = flags(&["gatway.listen=127.0.0.1:1"]).unwrap_err().to_string();
         assert!(text.contains("gateway, connection"), "{text}");
     }
@@ -246,7 +260,10 @@ mod tests {
     #[test]
     fn a_wrong_value_is_named_with_its_range() {
         let text = flags(&["gateway.shards=5000"]).unwrap_err().to_string();
-        assert!(text.contains("gateway.shards = 5000") && text.contains("0 to 1024"), "{text}");
+        assert!(
+            text.contains("gateway.shards = 5000") && text.contains("0 to 1024"),
+            "{text}"
+        );
         let text = flags(&["store.durability=maybe"]).unwrap_err().to_string();
         assert!(text.contains("full, os"), "{text}");
     }

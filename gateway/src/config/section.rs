@@ -20,7 +20,10 @@ pub trait Setting: Sized {
 
 impl Setting for String {
     fn from_toml(value: &Value) -> Result<Self, String> {
-        value.as_str().map(str::to_owned).ok_or_else(|| "a text in quotes".to_owned())
+        value
+            .as_str()
+            .map(str::to_owned)
+            .ok_or_else(|| "a text in quotes".to_owned())
     }
 
     fn to_toml(&self) -> String {
@@ -40,7 +43,10 @@ impl Setting for bool {
 
 impl Setting for u64 {
     fn from_toml(value: &Value) -> Result<Self, String> {
-        value.as_integer().and_then(|n| Self::try_from(n).ok()).ok_or_else(|| "a whole number, 0 or more".to_owned())
+        value
+            .as_integer()
+            .and_then(|n| Self::try_from(n).ok())
+            .ok_or_else(|| "a whole number, 0 or more".to_owned())
     }
 
     fn to_toml(&self) -> String {
@@ -53,10 +59,18 @@ impl Setting for Vec<String> {
         let allowed = || "a list of texts, as in [\"one\", \"two\"]".to_owned();
         // One text is a list of one or, separated by commas, of several: environment variables have no lists.
         if let Some(text) = value.as_str() {
-            return Ok(text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect());
+            return Ok(text
+                .split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned)
+                .collect());
         }
         let items = value.as_array().ok_or_else(allowed)?;
-        items.iter().map(|item| item.as_str().map(str::to_owned).ok_or_else(allowed)).collect()
+        items
+            .iter()
+            .map(|item| item.as_str().map(str::to_owned).ok_or_else(allowed))
+            .collect()
     }
 
     fn to_toml(&self) -> String {

@@ -1,4 +1,9 @@
 //! The keys of the configuration.
+#![expect(
+    clippy::doc_markdown,
+    rustdoc::bare_urls,
+    reason = "the docs are also the words of the default file, which is no Markdown"
+)]
 
 use super::section::section;
 

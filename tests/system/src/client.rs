@@ -43,9 +43,13 @@ pub struct Client {
 pub fn message_id() -> [u8; 16] {
     use std::sync::atomic::{AtomicU64, Ordering};
     static COUNTER: AtomicU64 = AtomicU64::new(1);
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is after 1970");
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("it is after 1970");
     let mut id = [0; 16];
-    let millis = u64::try_from(since.as_millis()).expect("fits for ages").to_be_bytes();
+    let millis = u64::try_from(since.as_millis())
+        .expect("fits for ages")
+        .to_be_bytes();
     id[..6].copy_from_slice(&millis[2..]);
     id[6..8].copy_from_slice(&[0x70, 0]);
     let unique = COUNTER.fetch_add(1, Ordering::Relaxed) << 32 | u64::from(std::process::id());
@@ -72,7 +76,12 @@ impl Client {
     pub fn login_at(gateway: &Gateway, user: &str, terminal: Terminal, device: &str) -> Self {
         let token = gateway.token(user);
         let mut client = Self::connect(gateway, user);
-        let hello = body::Hello { token, terminal: terminal as u8, device: device.to_owned(), epoch: 0 };
+        let hello = body::Hello {
+            token,
+            terminal: terminal as u8,
+            device: device.to_owned(),
+            epoch: 0,
+        };
         client.write(&frame::encode(FrameKind::Hello, 1, &hello));
         let welcome = client.read_kind(FrameKind::Welcome);
         assert_eq!(Frame::parse(&welcome).expect("a frame").reference, 1);
@@ -87,9 +96,16 @@ impl Client {
     pub fn connect(gateway: &Gateway, user: &str) -> Self {
         let mut request = gateway.ws_url.as_str().into_client_request().expect("a URL");
         let subprotocol = "corelane.rkyv.v1".parse().expect("ASCII");
-        request.headers_mut().insert("Sec-WebSocket-Protocol", subprotocol);
+        request
+            .headers_mut()
+            .insert("Sec-WebSocket-Protocol", subprotocol);
         let (socket, _) = tungstenite::client(request, gateway.connect()).expect("the upgrade is accepted");
-        Self { socket, next_reference: 2, inbox: VecDeque::new(), user: user.to_owned() }
+        Self {
+            socket,
+            next_reference: 2,
+            inbox: VecDeque::new(),
+            user: user.to_owned(),
+        }
     }
 
     /// Sends bytes as one binary message.
@@ -98,7 +114,9 @@ impl Client {
     ///
     /// If the connection is gone.
     pub fn write(&mut self, bytes: &[u8]) {
-        self.socket.send(Message::binary(bytes.to_vec())).expect("the connection stands");
+        self.socket
+            .send(Message::binary(bytes.to_vec()))
+            .expect("the connection stands");
     }
 
     /// The next frame, or the close code.
@@ -124,7 +142,9 @@ impl Client {
     /// If the connection ends first.
     pub fn read_kind(&mut self, kind: FrameKind) -> Vec<u8> {
         loop {
-            let bytes = self.read().unwrap_or_else(|code| panic!("{}: closed with {code}, awaited {kind:?}", self.user));
+            let bytes = self
+                .read()
+                .unwrap_or_else(|code| panic!("{}: closed with {code}, awaited {kind:?}", self.user));
             let frame = Frame::parse(&bytes).expect("servers send frames");
             if frame.known_kind() == Some(FrameKind::Message) {
                 self.inbox.push_back(received(&bytes));
@@ -196,12 +216,18 @@ impl Client {
     /// If the connection ends first.
     pub fn answer(&mut self, reference: u32) -> Result<u64, (u16, String)> {
         loop {
-            let bytes = self.read().unwrap_or_else(|code| panic!("{}: closed with {code}", self.user));
+            let bytes = self
+                .read()
+                .unwrap_or_else(|code| panic!("{}: closed with {code}", self.user));
             let frame = Frame::parse(&bytes).expect("servers send frames");
             match frame.known_kind() {
                 Some(FrameKind::Message) => self.inbox.push_back(received(&bytes)),
                 Some(FrameKind::SendAck) if frame.reference == reference => {
-                    return Ok(frame.access::<body::ArchivedSendAck>().expect("an ack").seq.to_native());
+                    return Ok(frame
+                        .access::<body::ArchivedSendAck>()
+                        .expect("an ack")
+                        .seq
+                        .to_native());
                 }
                 Some(FrameKind::Error) if frame.reference == reference => {
                     let error = frame.access::<body::ArchivedErrorBody>().expect("an error");
@@ -218,13 +244,21 @@ impl Client {
     ///
     /// If the connection ends first.
     pub fn sync(&mut self) -> Vec<(Vec<u8>, u64, u64, u64)> {
-        let sync = body::Sync { cursor: Vec::new(), limit: 200 };
+        let sync = body::Sync {
+            cursor: Vec::new(),
+            limit: 200,
+        };
         self.write(&frame::encode(FrameKind::Sync, 9_000, &sync));
         let page = self.read_kind(FrameKind::SyncPage);
         let frame = Frame::parse(&page).expect("a page");
         let page = frame.access::<body::ArchivedSyncPage>().expect("a page");
         let state = |state: &body::ArchivedConvState| {
-            (state.conv.to_vec(), state.head_seq.to_native(), state.head_n.to_native(), state.read_n.to_native())
+            (
+                state.conv.to_vec(),
+                state.head_seq.to_native(),
+                state.head_n.to_native(),
+                state.read_n.to_native(),
+            )
         };
         page.conversations.iter().map(state).collect()
     }
@@ -235,7 +269,12 @@ impl Client {
     ///
     /// If the connection ends first.
     pub fn pull(&mut self, conv: &[u8]) -> Vec<Received> {
-        let pull = body::Pull { conv: conv.to_vec(), from_seq: 1, to_seq: u64::MAX, limit: 200 };
+        let pull = body::Pull {
+            conv: conv.to_vec(),
+            from_seq: 1,
+            to_seq: u64::MAX,
+            limit: 200,
+        };
         self.write(&frame::encode(FrameKind::Pull, 9_001, &pull));
         let page = self.read_kind(FrameKind::PullPage);
         let frame = Frame::parse(&page).expect("a page");

@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 const READY: Duration = Duration::from_secs(20);
 
 /// The moment, for deadlines of tests.
-#[expect(clippy::disallowed_methods, reason = "the one place of the tests that reads the clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place of the tests that reads the clock"
+)]
 pub fn now() -> Instant {
     Instant::now()
 }
@@ -45,12 +48,19 @@ pub fn binary(name: &str) -> PathBuf {
     let dir = std::env::var_os("CORELANE_BIN_DIR").map_or_else(
         || {
             let test = std::env::current_exe().expect("a test knows its own path");
-            test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps").to_owned()
+            test.parent()
+                .and_then(Path::parent)
+                .expect("tests lie in target/PROFILE/deps")
+                .to_owned()
         },
         PathBuf::from,
     );
     let path = dir.join(name);
-    assert!(path.exists(), "{} is missing: build it with `cargo build --profile ci --workspace --bins`", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: build it with `cargo build --profile ci --workspace --bins`",
+        path.display()
+    );
     path
 }
 
@@ -97,7 +107,10 @@ impl Running {
             match self.lines.recv_timeout(left) {
                 Ok(line) if line.starts_with(prefix) => return line,
                 Ok(_) => {}
-                Err(error) => panic!("no line {prefix:?}: {error}; the program: {:?}", self.child.try_wait()),
+                Err(error) => panic!(
+                    "no line {prefix:?}: {error}; the program: {:?}",
+                    self.child.try_wait()
+                ),
             }
         }
     }
@@ -115,7 +128,9 @@ impl Running {
 
     /// SIGTERM.
     pub fn terminate(&self) {
-        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        let _ = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status();
     }
 
     /// Waits for its end; the exit code, or `None` after a signal.
@@ -124,7 +139,10 @@ impl Running {
     ///
     /// If it does not end within `limit`.
     pub fn wait(&mut self, limit: Duration) -> Option<i32> {
-        wait_for("the end of the program", limit, || self.child.try_wait().expect("it is our child")).code()
+        wait_for("the end of the program", limit, || {
+            self.child.try_wait().expect("it is our child")
+        })
+        .code()
     }
 }
 
@@ -185,12 +203,26 @@ impl Gateway {
     pub fn from(mut process: Running, data: &Path) -> Self {
         let line = process.line("ready ");
         let field = |name: &str| {
-            let found = line.split_whitespace().find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
-            found.unwrap_or_else(|| panic!("no {name} in {line:?}")).to_owned()
+            let found = line
+                .split_whitespace()
+                .find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+            found
+                .unwrap_or_else(|| panic!("no {name} in {line:?}"))
+                .to_owned()
         };
         let ws_url = field("ws");
-        let ws = ws_url.trim_start_matches("ws://").trim_end_matches("/ws").parse().expect("an address");
-        Self { process, ws_url, ws, http: field("http"), data: data.to_owned() }
+        let ws = ws_url
+            .trim_start_matches("ws://")
+            .trim_end_matches("/ws")
+            .parse()
+            .expect("an address");
+        Self {
+            process,
+            ws_url,
+            ws,
+            http: field("http"),
+            data: data.to_owned(),
+        }
     }
 
     /// A token for a user, made by the program itself.
@@ -204,8 +236,15 @@ impl Gateway {
             .args(["token", "issue", "--user", user, "--set", &data])
             .output()
             .expect("the gateway's binary runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("a token is ASCII").trim().to_owned()
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout)
+            .expect("a token is ASCII")
+            .trim()
+            .to_owned()
     }
 
     /// The key of the HTTP API.
@@ -214,7 +253,10 @@ impl Gateway {
     ///
     /// If there is none.
     pub fn admin_key(&self) -> String {
-        std::fs::read_to_string(self.data.join("admin.key")).expect("admin.key was made").trim().to_owned()
+        std::fs::read_to_string(self.data.join("admin.key"))
+            .expect("admin.key was made")
+            .trim()
+            .to_owned()
     }
 
     /// A TCP connection to the WebSocket port, with a timeout on reads.
@@ -224,7 +266,9 @@ impl Gateway {
     /// If it cannot be connected.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.ws).expect("the gateway listens");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("a timeout can be set");
         stream
     }
 }

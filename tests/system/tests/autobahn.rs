@@ -17,7 +17,8 @@ fn all_cases_that_apply_pass() {
         .arg(report.path())
         .output()
         .expect("the suite runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     println!("{text}");
     assert!(output.status.success(), "a case failed");
 }

@@ -1,4 +1,9 @@
 //! Everything a peer should not send, sent to the shipped gateway: answered, nothing else harmed.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail as tests do"
+)]
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -35,7 +40,11 @@ fn upgraded(gateway: &Gateway) -> TcpStream {
         stream.read_exact(&mut byte).unwrap();
         head.push(byte[0]);
     }
-    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    assert!(
+        head.starts_with(b"HTTP/1.1 101"),
+        "{}",
+        String::from_utf8_lossy(&head)
+    );
     stream
 }
 
@@ -63,16 +72,37 @@ fn heads_that_are_no_upgrade_are_answered_with_a_status() {
         ("HTTP/1.1 400", "\x16\x03\x01 not http\r\n\r\n".to_owned()),
         ("HTTP/1.1 405", "POST /ws HTTP/1.1\r\nHost: x\r\n\r\n".to_owned()),
         ("HTTP/1.1 426", "GET /ws HTTP/1.1\r\nHost: x\r\n\r\n".to_owned()),
-        ("HTTP/1.1 426", UPGRADE.replace("Version: 13", "Version: 8") + protocol + "\r\n"),
-        ("HTTP/1.1 404", UPGRADE.replace("/ws", "/nowhere") + protocol + "\r\n"),
-        ("HTTP/1.1 400", UPGRADE.to_owned() + "Sec-WebSocket-Protocol: mqtt\r\n\r\n"),
-        ("HTTP/1.1 400", UPGRADE.to_owned() + protocol + "Content-Length: 5\r\n\r\nhello"),
-        ("HTTP/1.1 403", UPGRADE.to_owned() + protocol + "Origin: https://evil.example\r\n\r\n"),
-        ("HTTP/1.1 431", format!("{UPGRADE}X: {}\r\n\r\n", "y".repeat(8000))),
+        (
+            "HTTP/1.1 426",
+            UPGRADE.replace("Version: 13", "Version: 8") + protocol + "\r\n",
+        ),
+        (
+            "HTTP/1.1 404",
+            UPGRADE.replace("/ws", "/nowhere") + protocol + "\r\n",
+        ),
+        (
+            "HTTP/1.1 400",
+            UPGRADE.to_owned() + "Sec-WebSocket-Protocol: mqtt\r\n\r\n",
+        ),
+        (
+            "HTTP/1.1 400",
+            UPGRADE.to_owned() + protocol + "Content-Length: 5\r\n\r\nhello",
+        ),
+        (
+            "HTTP/1.1 403",
+            UPGRADE.to_owned() + protocol + "Origin: https://evil.example\r\n\r\n",
+        ),
+        (
+            "HTTP/1.1 431",
+            format!("{UPGRADE}X: {}\r\n\r\n", "y".repeat(8000)),
+        ),
     ];
     for (expected, request) in cases {
         let answer = answer_to(&gateway, request.as_bytes());
-        assert!(answer.starts_with(expected), "{request:?} was answered {answer:?}");
+        assert!(
+            answer.starts_with(expected),
+            "{request:?} was answered {answer:?}"
+        );
     }
     still_well(&mut gateway);
 }
@@ -95,17 +125,39 @@ fn frames_that_break_the_protocol_close_with_its_codes() {
         ("continuation of nothing", 1002, masked(0x80, b"x")),
         ("text on a binary subprotocol", 4504, masked(0x81, b"x")),
         ("invalid UTF-8", 1007, masked(0x81, b"\xff\xfe")),
-        ("length of 7 bits, too long for control", 1002, vec![0x89, 0xfe, 0x00, 0x7e, 1, 2, 3, 4]),
+        (
+            "length of 7 bits, too long for control",
+            1002,
+            vec![0x89, 0xfe, 0x00, 0x7e, 1, 2, 3, 4],
+        ),
         ("length of 16 bits, too large", 1009, {
             let mut bytes = vec![0x82, 0xff];
             bytes.extend(70_000_000_u64.to_be_bytes());
             bytes.extend([1, 2, 3, 4]);
             bytes
         }),
-        ("length of 64 bits", 1002, [&[0x82, 0xff][..], &u64::MAX.to_be_bytes(), &[1, 2, 3, 4]].concat()),
+        (
+            "length of 64 bits",
+            1002,
+            [&[0x82, 0xff][..], &u64::MAX.to_be_bytes(), &[1, 2, 3, 4]].concat(),
+        ),
         ("no header", 4504, masked(0x82, b"short")),
-        ("hostile archive", 4504, masked(0x82, &[&[1, 0, 1, 0, 8, 0, 0, 0, 0, 0, 0, 0][..], &[0xff; 8]].concat())),
-        ("not Hello first", 4504, masked(0x82, &frame::encode(FrameKind::Ping, 1, &body::Ping { time_ms: 1 }))),
+        (
+            "hostile archive",
+            4504,
+            masked(
+                0x82,
+                &[&[1, 0, 1, 0, 8, 0, 0, 0, 0, 0, 0, 0][..], &[0xff; 8]].concat(),
+            ),
+        ),
+        (
+            "not Hello first",
+            4504,
+            masked(
+                0x82,
+                &frame::encode(FrameKind::Ping, 1, &body::Ping { time_ms: 1 }),
+            ),
+        ),
     ];
     for (name, code, bytes) in cases {
         let mut stream = upgraded(&gateway);
@@ -120,15 +172,24 @@ fn tokens_that_do_not_hold_are_told_apart() {
     let data = tempfile::tempdir().unwrap();
     let mut gateway = Gateway::start(data.path(), &[]);
     let hello = |token: &str| {
-        let hello = body::Hello { token: token.to_owned(), terminal: 4, device: String::new(), epoch: 0 };
+        let hello = body::Hello {
+            token: token.to_owned(),
+            terminal: 4,
+            device: String::new(),
+            epoch: 0,
+        };
         frame::encode(FrameKind::Hello, 1, &hello)
     };
     let mut client = Client::connect(&gateway, "mallory");
     client.write(&hello("not.a.token"));
     assert_eq!(client.closed(), 4500);
     let secret = std::fs::read_to_string(data.path().join("token.key")).unwrap();
-    let secret: Vec<u8> =
-        secret.trim().as_bytes().chunks(2).map(|hex| u8::from_str_radix(std::str::from_utf8(hex).unwrap(), 16).unwrap()).collect();
+    let secret: Vec<u8> = secret
+        .trim()
+        .as_bytes()
+        .chunks(2)
+        .map(|hex| u8::from_str_radix(std::str::from_utf8(hex).unwrap(), 16).unwrap())
+        .collect();
     let claims = serde_json::json!({"app": 0, "sub": "alice", "iat": 1, "exp": 1_000_000_000});
     let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
     let key = jsonwebtoken::EncodingKey::from_secret(&secret);
@@ -162,7 +223,13 @@ fn ten_thousand_frames_in_one_segment_are_answered_in_order() {
     let mut gateway = Gateway::start(data.path(), &[]);
     let mut client = Client::login(&gateway, "alice");
     for number in 0..10_000_u32 {
-        client.write(&frame::encode(FrameKind::Ping, number + 100, &body::Ping { time_ms: u64::from(number) }));
+        client.write(&frame::encode(
+            FrameKind::Ping,
+            number + 100,
+            &body::Ping {
+                time_ms: u64::from(number),
+            },
+        ));
         if number % 500 == 499 {
             for expected in number - 499..=number {
                 let pong = client.read_kind(FrameKind::Pong);
@@ -174,8 +241,18 @@ fn ten_thousand_frames_in_one_segment_are_answered_in_order() {
     let token = gateway.token("bob");
     let mut stream = upgraded(&gateway);
     let mut bytes = Vec::new();
-    let hello = body::Hello { token, terminal: 4, device: String::new(), epoch: 0 };
-    client_frame(Opcode::Binary, &frame::encode(FrameKind::Hello, 1, &hello), [9; 4], &mut bytes);
+    let hello = body::Hello {
+        token,
+        terminal: 4,
+        device: String::new(),
+        epoch: 0,
+    };
+    client_frame(
+        Opcode::Binary,
+        &frame::encode(FrameKind::Hello, 1, &hello),
+        [9; 4],
+        &mut bytes,
+    );
     stream.write_all(&bytes).unwrap();
     let mut first = [0; 2];
     stream.read_exact(&mut first).unwrap();

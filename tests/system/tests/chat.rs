@@ -11,7 +11,10 @@ fn create_group(gateway: &Gateway, group: &str, members: &[&str]) {
     let body = serde_json::json!({"group": group, "members": members});
     let url = format!("{}/v1/groups", gateway.http);
     let key = format!("Bearer {}", gateway.admin_key());
-    ureq::post(&url).header("Authorization", &key).send_json(&body).expect("the group is created");
+    ureq::post(&url)
+        .header("Authorization", &key)
+        .send_json(&body)
+        .expect("the group is created");
 }
 
 #[test]
@@ -20,8 +23,12 @@ fn a_message_reaches_the_other_and_the_senders_other_terminals() {
     let gateway = Gateway::start(data.path(), &[]);
     let mut alice = Client::login(&gateway, "alice");
     let mut bob = Client::login(&gateway, "bob");
-    let mut phone =
-        Client::login_at(&gateway, "alice", corelane_protocol::terminal::Terminal::Ios, "phone");
+    let mut phone = Client::login_at(
+        &gateway,
+        "alice",
+        corelane_protocol::terminal::Terminal::Ios,
+        "phone",
+    );
     for number in 1..=5_u64 {
         let reference = alice.send(&to_user("bob"), &format!("hello {number}"));
         assert_eq!(alice.answer(reference), Ok(number));
@@ -33,7 +40,10 @@ fn a_message_reaches_the_other_and_the_senders_other_terminals() {
             assert_eq!(message.payload, format!("hello {number}").as_bytes());
         }
     }
-    assert!(alice.inbox.is_empty(), "the sending connection has the acknowledgement instead");
+    assert!(
+        alice.inbox.is_empty(),
+        "the sending connection has the acknowledgement instead"
+    );
 }
 
 #[test]
@@ -56,7 +66,10 @@ fn who_was_offline_finds_everything_unread_at_login() {
     assert_eq!((changed.len(), unread), (2, 4), "{changed:?}");
     let team: Vec<u8> = [&[2][..], b"team"].concat();
     let history = carol.pull(&team);
-    assert_eq!(history.iter().map(|message| message.seq).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert_eq!(
+        history.iter().map(|message| message.seq).collect::<Vec<_>>(),
+        [1, 2, 3, 4]
+    );
 }
 
 #[test]
@@ -117,9 +130,16 @@ fn a_page_that_is_loaded_again_and_again_is_welcome_each_time() {
     let data = tempfile::tempdir().unwrap();
     let gateway = Gateway::start(data.path(), &[]);
     for round in 0..40 {
-        let mut carol = Client::login_at(&gateway, "carol", corelane_protocol::terminal::Terminal::Web, "tab");
+        let mut carol = Client::login_at(
+            &gateway,
+            "carol",
+            corelane_protocol::terminal::Terminal::Web,
+            "tab",
+        );
         let reference = carol.send(&to_user("alice"), "hello");
-        carol.answer(reference).unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+        carol
+            .answer(reference)
+            .unwrap_or_else(|error| panic!("round {round}: {error:?}"));
         // The next login comes while this socket is only just closed by its peer.
         drop(carol);
     }

@@ -1,4 +1,5 @@
 //! kill -9 in the middle of traffic: what was acknowledged is there, once, in order.
+#![expect(clippy::indexing_slicing, reason = "helpers of tests fail as tests do")]
 
 use std::collections::BTreeMap;
 
@@ -13,8 +14,14 @@ fn history(gateway: &Gateway, conv: &str) -> Vec<(u64, String)> {
     let mut messages = Vec::new();
     let mut from = 1;
     while from != 0 {
-        let url = format!("{}/v1/conversations/{conv}/messages?from={from}&limit=200", gateway.http);
-        let mut response = ureq::get(&url).header("Authorization", &key).call().expect("history is served");
+        let url = format!(
+            "{}/v1/conversations/{conv}/messages?from={from}&limit=200",
+            gateway.http
+        );
+        let mut response = ureq::get(&url)
+            .header("Authorization", &key)
+            .call()
+            .expect("history is served");
         let page: serde_json::Value = response.body_mut().read_json().expect("JSON");
         for message in page["messages"].as_array().expect("a list") {
             let id = message["client_msg_id"].as_str().expect("an id").replace('-', "");
@@ -44,7 +51,11 @@ fn everything_acknowledged_survives_kill_nine() {
             let bytes = alice.read().expect("the gateway runs");
             let frame = Frame::parse(&bytes).expect("a frame");
             if frame.known_kind() == Some(FrameKind::SendAck) {
-                let seq = frame.access::<body::ArchivedSendAck>().expect("an ack").seq.to_native();
+                let seq = frame
+                    .access::<body::ArchivedSendAck>()
+                    .expect("an ack")
+                    .seq
+                    .to_native();
                 acked.insert(ids.remove(&frame.reference).expect("it was sent"), seq);
                 answered += 1;
             }
@@ -54,7 +65,11 @@ fn everything_acknowledged_survives_kill_nine() {
         while let Ok(bytes) = alice.read() {
             let frame = Frame::parse(&bytes).expect("a frame");
             if frame.known_kind() == Some(FrameKind::SendAck) {
-                let seq = frame.access::<body::ArchivedSendAck>().expect("an ack").seq.to_native();
+                let seq = frame
+                    .access::<body::ArchivedSendAck>()
+                    .expect("an ack")
+                    .seq
+                    .to_native();
                 acked.insert(ids.remove(&frame.reference).expect("it was sent"), seq);
             }
         }
@@ -66,7 +81,11 @@ fn everything_acknowledged_survives_kill_nine() {
         let by_id: BTreeMap<&str, u64> = stored.iter().map(|(seq, id)| (id.as_str(), *seq)).collect();
         assert_eq!(by_id.len(), stored.len(), "round {round}: none is there twice");
         for (id, seq) in &acked {
-            assert_eq!(by_id.get(id.as_str()), Some(seq), "round {round}: an acknowledged message is lost or moved");
+            assert_eq!(
+                by_id.get(id.as_str()),
+                Some(seq),
+                "round {round}: an acknowledged message is lost or moved"
+            );
         }
     }
 }

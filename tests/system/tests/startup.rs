@@ -1,4 +1,5 @@
 //! A gateway that cannot start says why, and how to mend it, before a socket opens.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -27,28 +28,45 @@ fn a_port_in_use_is_named_with_its_key() {
 #[test]
 fn a_data_directory_that_cannot_be_written_is_named() {
     let text = failure(Path::new("/proc/corelane"), &[]);
-    assert!(text.contains("/proc/corelane") && text.contains("data_dir"), "{text}");
+    assert!(
+        text.contains("/proc/corelane") && text.contains("data_dir"),
+        "{text}"
+    );
 }
 
 #[test]
 fn a_wrong_key_or_value_is_named_with_what_is_allowed() {
     let data = tempfile::tempdir().unwrap();
     let text = failure(data.path(), &["gateway.lissten=1"]);
-    assert!(text.contains("gateway.lissten") && text.contains("listen"), "{text}");
+    assert!(
+        text.contains("gateway.lissten") && text.contains("listen"),
+        "{text}"
+    );
     let text = failure(data.path(), &["store.durability=sometimes"]);
     assert!(text.contains("sometimes") && text.contains("full, os"), "{text}");
     let file = data.path().join("gateway.toml");
     std::fs::write(&file, "[connection]\nheartbeat_ms = 5\n").unwrap();
-    let output = Command::new(binary("corelane-gateway")).args(["config", "check"]).arg(&file).output().unwrap();
+    let output = Command::new(binary("corelane-gateway"))
+        .args(["config", "check"])
+        .arg(&file)
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(text.contains("gateway.toml") && text.contains("heartbeat_ms = 5") && text.contains("1000"), "{text}");
+    assert!(
+        text.contains("gateway.toml") && text.contains("heartbeat_ms = 5") && text.contains("1000"),
+        "{text}"
+    );
 }
 
 #[test]
 fn a_damaged_store_is_refused_by_name_and_left_as_it_is() {
     let data = tempfile::tempdir().unwrap();
     let file = data.path().join("corelane.db");
-    std::fs::write(&file, b"certainly not a database, but long enough to be looked at").unwrap();
+    std::fs::write(
+        &file,
+        b"certainly not a database, but long enough to be looked at",
+    )
+    .unwrap();
     let text = failure(data.path(), &[]);
     assert!(text.contains("corelane.db"), "{text}");
     assert!(std::fs::read(&file).unwrap().starts_with(b"certainly"));
@@ -57,9 +75,16 @@ fn a_damaged_store_is_refused_by_name_and_left_as_it_is() {
 #[test]
 fn the_default_configuration_passes_its_own_check() {
     let data = tempfile::tempdir().unwrap();
-    let default = Command::new(binary("corelane-gateway")).args(["config", "default"]).output().unwrap();
+    let default = Command::new(binary("corelane-gateway"))
+        .args(["config", "default"])
+        .output()
+        .unwrap();
     let file = data.path().join("default.toml");
     std::fs::write(&file, default.stdout).unwrap();
-    let check = Command::new(binary("corelane-gateway")).args(["config", "check"]).arg(&file).status().unwrap();
+    let check = Command::new(binary("corelane-gateway"))
+        .args(["config", "check"])
+        .arg(&file)
+        .status()
+        .unwrap();
     assert!(check.success());
 }
