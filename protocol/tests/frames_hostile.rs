@@ -7,6 +7,7 @@
 mod samples;
 
 use corelane_protocol::bus::ArchivedBusRecord;
+use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::json::to_json;
 use corelane_protocol::frame::{
     self, Extension, Frame, FrameError, FrameKind, HEADER_BYTES, body, encode, encode_with, extension, flag,
@@ -245,6 +246,33 @@ fn errors_name_the_field_its_value_and_what_is_allowed() {
     ] {
         assert_eq!(text, expected);
     }
+}
+
+#[test]
+fn errors_are_answered_with_the_code_that_is_meant() {
+    let send = body::Send {
+        target: body::Target::User("bob".to_owned()),
+        kind: kind::TEXT,
+        flags: 0,
+        ref_seq: 0,
+        client_msg_id: samples::CLIENT_MSG_ID,
+        content_type: kind::content::BYTES,
+        payload: vec![0; limits::PAYLOAD_BYTES_MAX + 1],
+    };
+    let code = |bytes: &[u8]| read_all(bytes).map_err(|error| error.code());
+    assert_eq!(code(&encode(FrameKind::Send, 1, &send)), Err(ErrorCode::TooLarge));
+    let call = body::Call {
+        target: send.target,
+        from: String::new(),
+        call_id: [1; 16],
+        step: 1,
+        body: vec![0; limits::CALL_BODY_BYTES_MAX + 1],
+    };
+    assert_eq!(
+        code(&encode(FrameKind::CallStep, 1, &call)),
+        Err(ErrorCode::TooLarge)
+    );
+    assert_eq!(code(b"short"), Err(ErrorCode::Malformed));
 }
 
 #[test]

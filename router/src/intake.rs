@@ -147,15 +147,6 @@ pub(crate) fn take_record(
     into.extend(taken);
 }
 
-/// The code that answers a frame error.
-fn code_of(error: &FrameError) -> ErrorCode {
-    match error {
-        FrameError::CriticalExtension { .. } => ErrorCode::UnknownExtension,
-        FrameError::Kind { .. } => ErrorCode::UnknownKind,
-        _ => ErrorCode::Malformed,
-    }
-}
-
 fn client_frame(boot: u64, clock: &Clock, record: &Record<'_>) -> Option<FromLink> {
     let refuse = |code, text: &str| {
         let body = encode_error(record.reference, code, text);
@@ -171,7 +162,7 @@ fn client_frame(boot: u64, clock: &Clock, record: &Record<'_>) -> Option<FromLin
     };
     let frame = match Frame::parse(record.body) {
         Ok(frame) => frame,
-        Err(error) => return refuse(code_of(&error), &error.to_string()),
+        Err(error) => return refuse(error.code(), &error.to_string()),
     };
     let taken = match frame.known_kind() {
         Some(FrameKind::Send) => {
@@ -198,7 +189,7 @@ fn client_frame(boot: u64, clock: &Clock, record: &Record<'_>) -> Option<FromLin
 type Refusal = (ErrorCode, String);
 
 fn refusal(error: FrameError) -> Refusal {
-    (code_of(&error), error.to_string())
+    (error.code(), error.to_string())
 }
 
 /// The conversation of a target, for `user`.
