@@ -136,6 +136,8 @@ impl Engine {
             self.reap(events);
             if sleeps && events.len() == told {
                 self.sleep(now, deadline)?;
+                // What is noted from here on, deadlines included, counts from after the sleep.
+                self.moment = Moment::at(self.clock.now());
                 self.reap(events);
             }
             self.run_deferred(told, events)?;

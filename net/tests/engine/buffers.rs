@@ -17,7 +17,7 @@ fn bytes_wait_in_their_sockets_while_all_buffers_are_out() {
     let mut clients: Vec<_> = (0..40).map(|_| bench.client()).collect();
     bench.hoard = true;
     let expected: Vec<Vec<u8>> = (0..clients.len())
-        .map(|number| (0..5000 + number).map(|at| ((at + number) % 251) as u8).collect())
+        .map(|number| (0..1000 + number).map(|at| ((at + number) % 251) as u8).collect())
         .collect();
     for ((client, _), bytes) in clients.iter_mut().zip(&expected) {
         client.write_all(bytes).unwrap();

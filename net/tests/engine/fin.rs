@@ -131,6 +131,8 @@ fn aborted_with_unread_bytes() {
     client.write_all(&vec![1; 100_000]).unwrap();
     bench.turn(Duration::from_millis(5));
     bench.engine.abort(socket);
+    // A reset that followed FIN would be seen once the descriptor is freed.
+    bench.until("closed", |bench| bench.seen(socket).closed.is_some());
     assert_fin(bench, client, socket, b"");
 }
 

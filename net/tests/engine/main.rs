@@ -15,6 +15,7 @@ mod descriptors;
 mod dropped;
 mod echo;
 mod fin;
+mod flood;
 mod listen;
 mod pause;
 mod quiet;

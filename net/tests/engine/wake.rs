@@ -1,6 +1,9 @@
 //! Any thread wakes the engine; many wakes cost one.
 
+use std::io::Write;
 use std::time::Duration;
+
+use corelane_net::EngineConfig;
 
 use crate::bench::{Bench, PATIENCE, now, small};
 
@@ -57,6 +60,35 @@ fn no_wake_is_lost_between_two_threads() {
         }
     }
     thread.join().unwrap();
+}
+
+#[test]
+fn bytes_for_a_later_ring_end_the_wait_in_the_first() {
+    let config = EngineConfig {
+        slots_per_ring: 8,
+        ..small()
+    };
+    let mut bench = Bench::listening(config);
+    let mut clients: Vec<_> = (0..30).map(|_| bench.client()).collect();
+    let (mut client, socket) = clients.pop().unwrap();
+    assert!(socket.index() >= 8, "not in the first ring");
+    let started = now();
+    for round in 1..=100 {
+        let thread = std::thread::spawn(move || {
+            client.write_all(b"ping").unwrap();
+            client
+        });
+        while bench.seen(socket).received.len() < 4 * round {
+            bench.turn(PATIENCE);
+        }
+        client = thread.join().unwrap();
+    }
+    // The engine looks by itself every half second while sockets are active.
+    assert!(
+        started.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[test]
