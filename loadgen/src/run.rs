@@ -724,7 +724,13 @@ fn void_reason(report: &Report, planned: f64, interrupted: bool) -> Option<Strin
     } else {
         report.latency_us.due_to_ack.p99
     };
-    if late > 1_000 && late * 10 > measured {
+    // What `idle` promises is a second: being late makes that harder to keep, never easier.
+    let late_allowed = if report.scenario == Scenario::Idle.name() {
+        100_000
+    } else {
+        1_000
+    };
+    if late > late_allowed && late * 10 > measured {
         return Some(format!(
             "the plan ran late by {} at p99, beside a measured p99 of {}: {cause}",
             human_us(late),
