@@ -64,7 +64,9 @@ impl Gates {
     }
 
     pub(crate) fn close(&mut self, origin: Origin, conv: &ConvId) {
-        let Some(key) = Self::key(origin) else { return };
+        let Some(key) = Self::key(origin).filter(|_| !cfg!(feature = "plant-gate-not-closed")) else {
+            return;
+        };
         let hash = hash::content_hash(conv.as_bytes());
         if self.count >= GATES_MAX {
             self.closed.clear();
@@ -206,7 +208,8 @@ impl RouterCore {
         let mut is_restarted = false;
         if let Some(state) = self.lanes.get_mut(&lane) {
             for submission in std::mem::take(&mut state.queue.waiting) {
-                is_restarted |= is_behind(&submission) && submission.restart;
+                is_restarted |=
+                    is_behind(&submission) && (submission.restart || cfg!(feature = "plant-lane-overtakes"));
                 if is_behind(&submission) && !is_restarted {
                     state.queue.bytes -= bytes_of(&submission);
                     self.queued_bytes -= bytes_of(&submission);

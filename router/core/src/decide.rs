@@ -64,7 +64,11 @@ pub fn content_hash(append: &Append) -> u64 {
 /// Decides about one message. `now_ms` is the store's clock.
 pub fn decide(append: &Append, facts: &Facts, now_ms: u64) -> Decision {
     let hash = content_hash(append);
-    if let Some(known) = facts.dedupe.as_ref().filter(|_| !cfg!(feature = "plant-dedupe-skipped")) {
+    if let Some(known) = facts
+        .dedupe
+        .as_ref()
+        .filter(|_| !cfg!(feature = "plant-dedupe-skipped"))
+    {
         if known.hash != hash {
             let text = format!(
                 "this id was used for another message, seq {} of {}",

@@ -50,7 +50,11 @@ impl Outbox {
     }
 
     pub(crate) fn sent(&mut self, boot: u64, partition: u16, number: u64, row: u64, record: Arc<[u8]>) {
-        self.hold(row);
+        self.hold(if cfg!(feature = "plant-outbox-cleared-on-publish") {
+            0
+        } else {
+            row
+        });
         self.streams
             .entry((boot, partition))
             .or_default()
@@ -73,7 +77,7 @@ impl RouterCore {
         };
         let rest = stream.outstanding.split_off(&number.saturating_add(1));
         let taken = std::mem::replace(&mut stream.outstanding, rest);
-        for gap in gaps {
+        for gap in gaps.iter().filter(|_| !cfg!(feature = "plant-gap-not-resent")) {
             if let Some((_, record)) = stream.outstanding.get(gap) {
                 self.metrics.republished += 1;
                 outputs.push(Output::Publish {

@@ -30,6 +30,20 @@ impl RouterCore {
         if answers.is_empty() && !submissions.is_empty() {
             self.metrics.unknown += 1;
             for submission in submissions {
+                if cfg!(feature = "plant-ack-before-commit") {
+                    let bytes = encode(
+                        FrameKind::SendAck,
+                        submission.origin.reference(),
+                        &SendAck {
+                            conv: submission.append.conv.as_bytes().to_vec(),
+                            seq: 1,
+                            n: 1,
+                            time_ms: 0,
+                        },
+                    );
+                    outputs.push(Output::Answer(submission.origin, bytes));
+                    continue;
+                }
                 let text = "the store did not answer; send again with the same id";
                 self.refuse_placed(lane, &submission, ErrorCode::Retry, text, outputs);
             }

@@ -79,6 +79,15 @@ impl RouterCore {
             .or_default()
             .publications
             .push_back(publication);
+        if cfg!(feature = "plant-order-by-lookup")
+            && let Some(lane) = self.lanes.get_mut(&lane)
+        {
+            lane.publications
+                .make_contiguous()
+                .get_mut(1..)
+                .unwrap_or_default()
+                .rotate_right(1);
+        }
         self.go_on_publishing(lane, outputs);
     }
 
@@ -130,10 +139,9 @@ impl RouterCore {
         let stale = publication.convs.iter().find(|((app, conv), stored)| {
             let needed = stored.last().map_or(0, |last| last.member_version);
             conv.is_group()
-                && self
-                    .members
-                    .get(&(*app, conv.clone()))
-                    .is_none_or(|members| members.version < needed)
+                && self.members.get(&(*app, conv.clone())).is_none_or(|members| {
+                    members.version < needed && !cfg!(feature = "plant-members-not-reloaded")
+                })
         });
         let asked = match stale {
             Some(((app, conv), _)) => Asked::Members(*app, conv.clone()),
@@ -167,7 +175,11 @@ impl RouterCore {
 
     fn receivers(&self, app: AppId, conv: &ConvId, stored: &[Stored]) -> Vec<UserId> {
         if let Some((small, large)) = conv.direct_users() {
-            return vec![small, large];
+            return if cfg!(feature = "plant-one-side-located") {
+                vec![large]
+            } else {
+                vec![small, large]
+            };
         }
         let members = self
             .members

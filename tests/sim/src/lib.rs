@@ -6,6 +6,10 @@
 #![expect(
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
+    clippy::struct_excessive_bools,
+    clippy::wrong_self_convention,
+    clippy::type_complexity,
+    clippy::maybe_infinite_iter,
     reason = "a run that goes wrong may panic: it is a test"
 )]
 

@@ -1,4 +1,5 @@
 //! The promise holds for every seed. `CORELANE_SIM_SEEDS` says how many, `CORELANE_SIM_SEED` runs one.
+#![cfg(not(feature = "planted"))]
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name)
