@@ -2,7 +2,11 @@
 //! acknowledgements come in the order of its sends, and a row of the outbox is cleared when all its records were
 //! consumed, not before.
 
-#![expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "small numbers of a test, and helpers of it that fail by panicking"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -199,8 +203,8 @@ fn run(seed: u64) {
             mono: Duration::from_millis(step),
             wall_ms: step,
         };
-        let send = sent < 400 && (ports.waiting.is_empty() || random.below(3) > 0);
-        let input = if send {
+        let is_send = sent < 400 && (ports.waiting.is_empty() || random.below(3) > 0);
+        let input = if is_send {
             sent += 1;
             Input::Submit(submission(random.below(CONVERSATIONS as usize) as u64, sent))
         } else {
