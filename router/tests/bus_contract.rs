@@ -1,5 +1,9 @@
 //! What every bus must do, run against each adapter.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says so by failing")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test says so by failing"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,9 @@
 //! What every registry must do, run against each adapter.
-#![expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test says so by failing")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test says so by failing"
+)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -245,13 +245,27 @@ async fn ids_are_forgotten_only_when_they_are_refused_as_stale() {
         };
         let (answers, _) = commit(&store, vec![first.clone(), fresh]).await;
         let stale = matches!(answers[0], Appended::Refused(ErrorCode::StaleId, _));
-        let repeated = matches!(answers[0], Appended::Stored { seq: 1, repeated: true, .. });
+        let repeated = matches!(
+            answers[0],
+            Appended::Stored {
+                seq: 1,
+                repeated: true,
+                ..
+            }
+        );
         assert!(stale || repeated, "{answers:?}");
         drop(store);
-        assert_eq!(remembered(&fixture), rows, "the first id goes when the third has come");
+        assert_eq!(
+            remembered(&fixture),
+            rows,
+            "the first id goes when the third has come"
+        );
     }
     let (answers, _) = commit(&fixture.open(), vec![first]).await;
-    assert!(matches!(answers[0], Appended::Refused(ErrorCode::StaleId, _)), "{answers:?}");
+    assert!(
+        matches!(answers[0], Appended::Refused(ErrorCode::StaleId, _)),
+        "{answers:?}"
+    );
 }
 
 #[tokio::test]
