@@ -12,6 +12,10 @@ use crate::shared::Phase;
 
 /// Connections that are being opened at a time, per thread.
 const OPENING_MAX: u32 = 512;
+/// Up to so many connections to this machine share its usual source address.
+const SPREAD_ABOVE: u32 = 1_000;
+/// Connections per source address beyond that.
+const CONNECTIONS_PER_SOURCE: u32 = 4_000;
 /// Shortest and longest pause before a connection is opened again.
 const PAUSE_MIN_NS: u64 = 100_000_000;
 const PAUSE_MAX_NS: u64 = 5_000_000_000;
@@ -258,15 +262,20 @@ impl Worker {
     }
 }
 
-/// The address to connect from, if it matters: one address has not enough ports for many connections.
+/// The address to connect from, if it matters: one address has not enough ports for many connections, and ports
+/// that an earlier run left in TIME_WAIT cost a second each.
 fn source_address(shared: &crate::shared::Shared, index: u32) -> Option<IpAddr> {
-    let needed = shared.options.connections / shared.ports_per_source + 1;
+    let connections = shared.options.connections;
     if let Some(sources) = shared.options.source_addrs {
-        return Some(sources.address(index % needed.max(1)).into());
+        let needed = connections / shared.ports_per_source + 1;
+        return Some(sources.address(index % needed).into());
     }
-    if needed == 1 || !shared.address.ip().is_loopback() || !shared.address.is_ipv4() {
+    if connections <= SPREAD_ABOVE || !shared.address.ip().is_loopback() || !shared.address.is_ipv4() {
         return None;
     }
     let loopback = Sources::parse("127.0.0.0/8").expect("a constant network");
-    Some(loopback.address(index % needed).into())
+    let needed = connections / CONNECTIONS_PER_SOURCE + 1;
+    #[expect(clippy::cast_possible_truncation, reason = "22 bits are kept")]
+    let offset = (shared.run_id & 0x003f_ffff) as u32;
+    Some(loopback.address(offset + index % needed).into())
 }
