@@ -263,7 +263,7 @@ impl Worker {
 }
 
 /// The address to connect from, if it matters: one address has not enough ports for many connections, and ports
-/// that an earlier run left in TIME_WAIT cost a second each.
+/// that an earlier run left in `TIME_WAIT` cost a second each.
 fn source_address(shared: &crate::shared::Shared, index: u32) -> Option<IpAddr> {
     let connections = shared.options.connections;
     if let Some(sources) = shared.options.source_addrs {
@@ -275,7 +275,6 @@ fn source_address(shared: &crate::shared::Shared, index: u32) -> Option<IpAddr> 
     }
     let loopback = Sources::parse("127.0.0.0/8").expect("a constant network");
     let needed = connections / CONNECTIONS_PER_SOURCE + 1;
-    #[expect(clippy::cast_possible_truncation, reason = "22 bits are kept")]
     let offset = (shared.run_id & 0x003f_ffff) as u32;
     Some(loopback.address(offset + index % needed).into())
 }
