@@ -4,6 +4,7 @@
 //! runs the same contract tests (`router/tests/store_contract.rs`).
 
 mod apply;
+mod checkpoint;
 pub mod moment;
 mod read;
 mod readers;

@@ -184,6 +184,27 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     })
 }
 
+/// Opens the database file for moving the log into it.
+///
+/// # Errors
+///
+/// [`StoreError::Open`].
+pub(super) fn open_checkpointer(path: &Path, durability: Durability) -> Result<Connection, StoreError> {
+    let open = || -> rusqlite::Result<Connection> {
+        let db = Connection::open_with_flags(
+            path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
+        db.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864;")?;
+        set_durability(&db, durability)?;
+        Ok(db)
+    };
+    open().map_err(|error| StoreError::Open {
+        path: path.display().to_string(),
+        problem: explain(&error),
+    })
+}
+
 /// Reads a number of the store's own.
 pub(super) fn meta(db: &Connection, key: &str) -> rusqlite::Result<u64> {
     let mut statement = db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;

@@ -14,6 +14,7 @@ use corelane_router_core::append::{Batch, Committed};
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
+use super::checkpoint::Checkpointer;
 use super::moment::{Moments, WallClock};
 use super::readers::{Readers, spawn};
 use super::schema::{self, Durability};
@@ -159,6 +160,8 @@ impl SqliteStore {
             clock: options.clock,
             log_pages,
             witness,
+            checkpointer: Checkpointer::open(&path, options.durability)?,
+            durability: options.durability,
             commits: commits.max(seen),
             outbox,
             bucket,

@@ -24,6 +24,7 @@ use rusqlite::{Connection, params};
 use tokio::sync::{oneshot, watch};
 
 use super::apply::{Apply, Heads};
+use super::checkpoint::{self, Checkpointer};
 use super::moment::Moments;
 use super::schema::{self, Durability, failed};
 use super::timing::{CommitTiming, Timings};
@@ -39,8 +40,14 @@ const BYTES_MAX: usize = 8 * 1024 * 1024;
 const LAZY: Duration = Duration::from_millis(50);
 /// Lazy changes that wait; more are written at once.
 const LAZY_MAX: usize = 8_192;
-/// The log is checkpointed when it has more pages of 4 KiB than this.
-const CHECKPOINT_PAGES: i64 = 1_000;
+/// The log is checkpointed when it has more pages of 4 KiB than this. With syncs in every commit, often and
+/// little, because a large one holds up their syncs; without, seldom, because each one stalls a commit.
+const fn checkpoint_pages(durability: Durability) -> i64 {
+    match durability {
+        Durability::Full => 1_000,
+        Durability::Os => 8_000,
+    }
+}
 const PAGE_SIZE: i64 = 4_096;
 /// How far the witness lags.
 const WITNESS_LAG: Duration = Duration::from_secs(1);
@@ -95,6 +102,8 @@ pub(super) struct Writer {
     /// Pages in the log after the last commit.
     pub(super) log_pages: Arc<AtomicI64>,
     pub(super) witness: Witness,
+    pub(super) checkpointer: Checkpointer,
+    pub(super) durability: Durability,
     /// Number of the last commit and of the last outbox row.
     pub(super) commits: u64,
     pub(super) outbox: u64,
@@ -185,7 +194,7 @@ impl Writer {
         let mut turn = Turn::default();
         let mut lazy_since = None;
         let mut checkpoint = Checkpoint::default();
-        let mut checkpoint_above = CHECKPOINT_PAGES;
+        let mut checkpoint_above = 0;
         let (mut witnessed, mut witnessed_at, mut purged_at) = (0, Duration::ZERO, None);
         loop {
             let open = self.gather(writes, &mut turn, &mut lazy_since);
@@ -366,34 +375,42 @@ impl Writer {
         });
     }
 
-    /// Moves the log into the database when it has grown; above the log's bound, waits for readers so that it starts
+    /// Moves the log into the database when it has grown, in two steps ([`Checkpointer`]); above the log's bound, waits for readers so that it starts
     /// over. Returns above how many pages to try next.
-    fn checkpoint(&self, above: i64, last: &mut Checkpoint) -> i64 {
+    fn checkpoint(&mut self, above: i64, last: &mut Checkpoint) -> i64 {
         let pages = self.log_pages.load(Ordering::Relaxed);
-        if pages < CHECKPOINT_PAGES {
-            return CHECKPOINT_PAGES;
+        let enough = checkpoint_pages(self.durability);
+        if pages < enough {
+            return enough;
         }
         if pages < above {
             return above;
         }
-        last.began = self.clock.now().mono;
         let whole = pages * PAGE_SIZE > schema::LOG_BYTES_MAX;
-        let sql = if whole {
-            "PRAGMA wal_checkpoint(RESTART)"
+        if !whole {
+            match self.checkpointer.advance() {
+                Ok(true) => {}
+                Ok(false) => return above,
+                Err(error) => {
+                    self.poison(format!("checkpoint: {error}"));
+                    return above;
+                }
+            }
+        }
+        last.began = self.clock.now().mono;
+        let outcome = if whole {
+            checkpoint::restart(&self.db)
         } else {
-            "PRAGMA wal_checkpoint(PASSIVE)"
+            checkpoint::passive(&self.db)
         };
-        let outcome = self
-            .db
-            .prepare_cached(sql)
-            .and_then(|mut statement| statement.query_row([], |_| Ok(())));
+        self.checkpointer.finished();
         last.ended = self.clock.now().mono;
         self.shared
             .timings
             .checkpointed(last.ended.saturating_sub(last.began));
-        match outcome.map_err(failed) {
+        match outcome {
             // Readers may have held some of it: what is left goes with the next try.
-            Ok(()) | Err(StoreError::Full(_)) => pages + CHECKPOINT_PAGES,
+            Ok(()) => pages + enough,
             Err(error) => {
                 self.poison(format!("checkpoint: {error}"));
                 above
@@ -418,6 +435,7 @@ impl Writer {
             return;
         }
         self.note();
+        drop(self.checkpointer);
         let closed = schema::set_durability(&self.db, Durability::Full)
             .and_then(|()| {
                 self.db
