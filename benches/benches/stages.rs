@@ -1,8 +1,4 @@
 //! Time per stage. Information, not a gate: wall time never fails a run.
-#![expect(
-    missing_docs,
-    reason = "criterion's macros make public functions without docs"
-)]
 
 use std::hint::black_box;
 

@@ -1,6 +1,6 @@
 //! One definition per configuration key: its type, default, range and words.
 //!
-//! [`section!`] makes of it the struct that the program reads, the parser that names what is wrong, and the
+//! The macro `section!` makes of it the struct that the program reads, the parser that names what is wrong, and the
 //! annotated default file, so that the three cannot disagree.
 
 use toml::Value;

@@ -91,7 +91,10 @@ impl World {
                 .iter()
                 .filter(|(id, _)| self.store.is_member(id, &user))
             {
-                let complete = terminal.views.get(id).map_or(0, super::terminal::View::complete_upto);
+                let complete = terminal
+                    .views
+                    .get(id)
+                    .map_or(0, super::terminal::View::complete_upto);
                 if complete < conv.head.seq {
                     let seqs = self.missing(at, id, conv.head.seq);
                     broken.push(format!(
