@@ -82,11 +82,8 @@ impl RouterCore {
         if cfg!(feature = "plant-order-by-lookup")
             && let Some(lane) = self.lanes.get_mut(&lane)
         {
-            lane.publications
-                .make_contiguous()
-                .get_mut(1..)
-                .unwrap_or_default()
-                .rotate_right(1);
+            let last = lane.publications.len() - 1;
+            lane.publications.swap(last.min(1), last);
         }
         self.go_on_publishing(lane, outputs);
     }

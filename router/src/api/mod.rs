@@ -2,7 +2,7 @@
 //!
 //! Owns nothing but the route table. Everything under `/v1` needs the key of `admin.key` as bearer token, but for the
 //! demo's own paths, which exist in demo mode only and only on a loopback address. Errors are JSON:
-//! `{"error":{"code":"not_member","text":"..."}}`. Bodies are limited to [`BODY_BYTES_MAX`].
+//! `{"error":{"code":"not_member","text":"..."}}`. Bodies are limited to `BODY_BYTES_MAX`.
 
 mod demo;
 mod error;
