@@ -34,7 +34,9 @@ fn the_promise_holds_in_every_run() {
             }
             Err(violations) => {
                 println!("CORELANE_SIM_SEED={seed} fails:");
-                violations.iter().for_each(|text| println!("    {text}"));
+                for text in &violations {
+                    println!("    {text}");
+                }
                 failed.push(seed);
             }
         }
