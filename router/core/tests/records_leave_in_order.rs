@@ -214,7 +214,9 @@ fn run(seed: u64) {
         ports.before(&input);
         let mut outputs = Vec::new();
         core.handle(now, input, &mut outputs);
-        outputs.into_iter().for_each(|output| ports.take(output));
+        for output in outputs {
+            ports.take(output);
+        }
     }
     let rising = |seqs: &Vec<u64>| *seqs == (1..=seqs.len() as u64).collect::<Vec<u64>>();
     for (place, seqs) in &ports.published {
