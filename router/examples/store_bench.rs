@@ -1,6 +1,6 @@
 //! What the store costs: an open loop of messages over many conversations, next to an appending fdatasync probe.
 //!
-//! `cargo run --profile ci --example store_bench -- [DIR [PER_SECOND [SECONDS [full|os]]]]`
+//! `cargo run --profile ci --example store_bench -- [DIR [PER_SECOND [SECONDS [full|os [PAIRS]]]]]`
 //!
 //! Every message has a due time; latency counts from it, so a stall is charged to all that it delays. Lanes work as in
 //! the router: one batch in flight each, of what queued up meanwhile, and the outbox row cleared afterwards.
@@ -28,7 +28,8 @@ use hdrhistogram::Histogram;
 use tokio::sync::mpsc;
 
 const LANES: u16 = 128;
-const PAIRS: u64 = 100;
+/// Conversations, unless told otherwise. The more, the fewer rows of a commit share a page.
+const PAIRS: u64 = 20_000;
 const PAYLOAD_BYTES: usize = 512;
 
 fn argument<T: std::str::FromStr>(at: usize, otherwise: T) -> T {
@@ -54,10 +55,10 @@ fn main() {
         .enable_time()
         .build()
         .expect("a runtime can be made");
-    runtime.block_on(bench(dir, per_second, seconds, durability));
+    runtime.block_on(bench(dir, per_second, seconds, durability, argument(5, PAIRS)));
 }
 
-async fn bench(dir: PathBuf, per_second: u64, seconds: u64, durability: Durability) {
+async fn bench(dir: PathBuf, per_second: u64, seconds: u64, durability: Durability, pairs: u64) {
     let clock = Clock::start();
     let options = StoreOptions::new(&dir, durability, LANES, clock.wall_us(), clock);
     let store = Arc::new(SqliteStore::open_with(&options).expect("the store opens"));
@@ -72,7 +73,7 @@ async fn bench(dir: PathBuf, per_second: u64, seconds: u64, durability: Durabili
         let (store, latency) = (Arc::clone(&store), Arc::clone(&latency));
         tasks.push(tokio::spawn(serve(Lane(lane), receiver, store, latency, clock)));
     }
-    let convs: Vec<(ConvId, UserId)> = (0..PAIRS)
+    let convs: Vec<(ConvId, UserId)> = (0..pairs)
         .map(|pair| {
             let user = |side: &str| UserId::new(&format!("user-{side}-{pair:05}")).expect("a short id");
             (ConvId::direct(&user("a"), &user("b")), user("a"))
@@ -86,7 +87,7 @@ async fn bench(dir: PathBuf, per_second: u64, seconds: u64, durability: Durabili
         let due = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX) * per_second / 1_000_000;
         while sent < due.min(total) {
             let due_at = began + Duration::from_micros(sent * 1_000_000 / per_second);
-            let (conv, sender) = &convs[usize::try_from(sent % PAIRS).expect("small")];
+            let (conv, sender) = &convs[usize::try_from(sent % pairs).expect("small")];
             let append = message(conv, sender, sent, clock.now().wall_ms);
             let lane = lane_of(AppId(0), conv, LANES);
             lanes[usize::from(lane.0)]

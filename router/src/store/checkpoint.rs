@@ -1,8 +1,10 @@
 //! Moving the log into the database in two steps, so that the writer stands still only for the second.
 //!
-//! The first step runs on a thread of its own beside the commits and moves what was in the log when it began: nearly
-//! all of it. The second is the writer's, between two commits: it moves what came meanwhile, and as nothing is left
-//! then, the log starts over and does not grow. Owns a connection; one checkpoint at a time.
+//! The first step runs on a thread of its own beside the commits and moves what was in the log when it began. It is
+//! made again until what came meanwhile is little ([`REST_PAGES_MAX`]), at most [`PASSES_MAX`] times: each pass moves
+//! less than the one before, as long as the disk is faster than the commits. The second step is the writer's, between
+//! two commits: it moves the rest, and as nothing is left then, the log starts over and does not grow. Owns a connection;
+//! one checkpoint at a time.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -14,13 +16,20 @@ use super::StoreError;
 use super::readers::spawn;
 use super::schema::{self, Durability, failed};
 
+/// The writer moves so many pages itself: two syncs of about 1 MB.
+const REST_PAGES_MAX: i64 = 256;
+/// Passes of the first step before the writer moves whatever is left.
+const PASSES_MAX: u32 = 6;
+
 /// The thread of the first step.
 #[derive(Debug)]
 pub(super) struct Checkpointer {
     wanted: Option<Sender<()>>,
-    done: Receiver<Result<(), StoreError>>,
+    /// Pages of the log that are in the database after a pass.
+    done: Receiver<Result<i64, StoreError>>,
     thread: Option<thread::JoinHandle<()>>,
     state: State,
+    passes: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,27 +61,25 @@ impl Checkpointer {
             done,
             thread: Some(thread),
             state: State::Idle,
+            passes: 0,
         })
     }
 
-    /// Whether the second step is due. Starts the first one if it was not.
+    /// Whether the second step is due, with `log_pages` in the log. Starts the first one if it was not.
     ///
     /// # Errors
     ///
     /// The first step's: what the log held may not be in the database.
-    pub(super) fn advance(&mut self) -> Result<bool, StoreError> {
+    pub(super) fn advance(&mut self, log_pages: i64) -> Result<bool, StoreError> {
         match self.state {
-            State::Idle => {
-                if let Some(wanted) = &self.wanted
-                    && wanted.send(()).is_ok()
-                {
-                    self.state = State::Running;
-                }
-            }
+            State::Idle => self.begin(),
             State::Running => match self.done.try_recv() {
-                Ok(outcome) => {
-                    self.state = State::Done;
-                    outcome?;
+                Ok(moved) => {
+                    if log_pages - moved? > REST_PAGES_MAX && self.passes < PASSES_MAX {
+                        self.begin();
+                    } else {
+                        self.state = State::Done;
+                    }
                 }
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => self.state = State::Done,
@@ -82,9 +89,19 @@ impl Checkpointer {
         Ok(self.state == State::Done)
     }
 
+    fn begin(&mut self) {
+        self.passes += 1;
+        self.state = match &self.wanted {
+            Some(wanted) if wanted.send(()).is_ok() => State::Running,
+            // The thread is gone: the writer moves everything.
+            _ => State::Done,
+        };
+    }
+
     /// The second step was made.
     pub(super) fn finished(&mut self) {
         self.state = State::Idle;
+        self.passes = 0;
     }
 }
 
@@ -97,12 +114,13 @@ impl Drop for Checkpointer {
     }
 }
 
-/// Moves what it can without waiting for anybody. A full disk moves nothing and loses nothing.
+/// Moves what it can without waiting for anybody; says how many pages of the log are in the database. A full disk moves
+/// nothing and loses nothing.
 ///
 /// # Errors
 ///
 /// The database's.
-pub(super) fn passive(db: &Connection) -> Result<(), StoreError> {
+pub(super) fn passive(db: &Connection) -> Result<i64, StoreError> {
     run(db, "PRAGMA wal_checkpoint(PASSIVE)")
 }
 
@@ -111,16 +129,18 @@ pub(super) fn passive(db: &Connection) -> Result<(), StoreError> {
 /// # Errors
 ///
 /// The database's.
-pub(super) fn restart(db: &Connection) -> Result<(), StoreError> {
+pub(super) fn restart(db: &Connection) -> Result<i64, StoreError> {
     run(db, "PRAGMA wal_checkpoint(RESTART)")
 }
 
-fn run(db: &Connection, sql: &str) -> Result<(), StoreError> {
+fn run(db: &Connection, sql: &str) -> Result<i64, StoreError> {
+    // Columns: whether it was held up, pages in the log, pages of it that are in the database.
     let outcome = db
         .prepare_cached(sql)
-        .and_then(|mut statement| statement.query_row([], |_| Ok(())));
+        .and_then(|mut statement| statement.query_row([], |row| row.get(2)));
     match outcome.map_err(failed) {
-        Ok(()) | Err(StoreError::Full(_)) => Ok(()),
+        Ok(moved) => Ok(moved),
+        Err(StoreError::Full(_)) => Ok(0),
         Err(error) => Err(error),
     }
 }

@@ -45,7 +45,7 @@ const LAZY_MAX: usize = 8_192;
 const fn checkpoint_pages(durability: Durability) -> i64 {
     match durability {
         Durability::Full => 1_000,
-        Durability::Os => 8_000,
+        Durability::Os => 2_000,
     }
 }
 const PAGE_SIZE: i64 = 4_096;
@@ -388,7 +388,7 @@ impl Writer {
         }
         let whole = pages * PAGE_SIZE > schema::LOG_BYTES_MAX;
         if !whole {
-            match self.checkpointer.advance() {
+            match self.checkpointer.advance(pages) {
                 Ok(true) => {}
                 Ok(false) => return above,
                 Err(error) => {
@@ -410,7 +410,7 @@ impl Writer {
             .checkpointed(last.ended.saturating_sub(last.began));
         match outcome {
             // Readers may have held some of it: what is left goes with the next try.
-            Ok(()) => pages + enough,
+            Ok(_) => pages + enough,
             Err(error) => {
                 self.poison(format!("checkpoint: {error}"));
                 above
