@@ -3,10 +3,15 @@
 //! The first step runs on a thread of its own beside the commits and moves what was in the log when it began. It is
 //! made again until what came meanwhile is little ([`REST_PAGES_MAX`]), at most [`PASSES_MAX`] times: each pass moves
 //! less than the one before, as long as the disk is faster than the commits. The second step is the writer's, between
-//! two commits: it moves the rest, and as nothing is left then, the log starts over and does not grow. Owns a connection;
-//! one checkpoint at a time.
+//! two commits: it moves the rest, and as nothing is left then, the log starts over and does not grow.
+//!
+//! `SQLite` syncs the database only in the checkpoint that moves the last page, which is the writer's. So the thread syncs
+//! it after each pass, by a descriptor of its own ([`DatabaseFile`]), and the writer's sync finds little to do. Owns a
+//! connection; one checkpoint at a time.
 
+use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread;
 
@@ -20,6 +25,30 @@ use super::schema::{self, Durability, failed};
 const REST_PAGES_MAX: i64 = 256;
 /// Passes of the first step before the writer moves whatever is left.
 const PASSES_MAX: u32 = 6;
+
+/// A descriptor of the database file that is not `SQLite`'s, for syncing. Closing any descriptor of a file gives up all
+/// locks that the process holds on it, so this one must outlive every connection.
+#[derive(Debug, Clone)]
+pub(super) struct DatabaseFile(Arc<File>);
+
+impl DatabaseFile {
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened for writing.
+    pub(super) fn open(path: &Path) -> std::io::Result<Self> {
+        let file = File::options().read(true).write(true).open(path)?;
+        Ok(Self(Arc::new(file)))
+    }
+
+    /// Waits until what was moved into the file is on disk.
+    fn sync(&self) -> Result<(), StoreError> {
+        self.0
+            .sync_data()
+            .map_err(|error| StoreError::Failed(format!("the database file could not be synced: {error}")))
+    }
+}
 
 /// The thread of the first step.
 #[derive(Debug)]
@@ -45,13 +74,14 @@ impl Checkpointer {
     /// # Errors
     ///
     /// [`StoreError::Open`], or [`StoreError::Failed`] if there is no thread to be had.
-    pub(super) fn open(path: &Path, durability: Durability) -> Result<Self, StoreError> {
+    pub(super) fn open(path: &Path, file: DatabaseFile, durability: Durability) -> Result<Self, StoreError> {
         let db = schema::open_checkpointer(path, durability)?;
         let (wanted, wishes) = channel();
         let (answers, done) = channel();
         let thread = spawn("store-checkpoint", move || {
             while wishes.recv().is_ok() {
-                if answers.send(passive(&db)).is_err() {
+                let moved = passive(&db).and_then(|moved| file.sync().map(|()| moved));
+                if answers.send(moved).is_err() {
                     return;
                 }
             }

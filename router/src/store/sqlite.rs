@@ -14,7 +14,7 @@ use corelane_router_core::append::{Batch, Committed};
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
-use super::checkpoint::Checkpointer;
+use super::checkpoint::{Checkpointer, DatabaseFile};
 use super::moment::{Moments, WallClock};
 use super::readers::{Readers, spawn};
 use super::schema::{self, Durability};
@@ -82,6 +82,8 @@ pub struct SqliteStore {
     thread: Option<thread::JoinHandle<()>>,
     shared: Arc<Shared>,
     clock: Clock,
+    /// Closed last, see there.
+    _file: DatabaseFile,
 }
 
 impl SqliteStore {
@@ -126,6 +128,7 @@ impl SqliteStore {
         let lock = lock_dir(dir)?;
         let path = dir.join("corelane.db");
         let mut db = schema::open(&path, options.lanes, options.random)?;
+        let file = DatabaseFile::open(&path).map_err(|error| wrong(format!("cannot be synced: {error}")))?;
         let at_open = |error: rusqlite::Error| StoreError::Open {
             path: path.display().to_string(),
             problem: schema::explain(&error),
@@ -160,7 +163,7 @@ impl SqliteStore {
             clock: options.clock,
             log_pages,
             witness,
-            checkpointer: Checkpointer::open(&path, options.durability)?,
+            checkpointer: Checkpointer::open(&path, file.clone(), options.durability)?,
             durability: options.durability,
             commits: commits.max(seen),
             outbox,
@@ -179,6 +182,7 @@ impl SqliteStore {
             thread,
             shared,
             clock: options.clock,
+            _file: file,
         })
     }
 
