@@ -1,4 +1,4 @@
-//! Configuration of a router: one TOML file, then `CORELANE__SECTION__KEY`.
+//! Configuration of a router: one TOML file, then `CORELANE__SECTION__KEY`, then `--set`.
 //!
 //! One struct is the checked configuration, the annotated default file and the check. A gateway that embeds a router
 //! fills it from its own configuration. Mistakes are found before a socket opens and name file or variable, key, value
@@ -176,6 +176,14 @@ pub enum ConfigError {
         /// What is allowed.
         problem: String,
     },
+    /// A flag is wrong.
+    #[error("--set {argument}: {problem}")]
+    Flag {
+        /// As it was given.
+        argument: String,
+        /// What is allowed.
+        problem: String,
+    },
     /// A value is out of its range.
     #[error("configuration: {key} = {value}: not allowed; allowed: {allowed}")]
     Range {
@@ -223,7 +231,7 @@ format = "json"
 "#;
 
 impl RouterConfig {
-    /// Reads the configuration from `file` and the environment.
+    /// Reads the configuration from `file`, the environment, and flags of the form `section.key=value`, in this order.
     ///
     /// # Errors
     ///
@@ -231,6 +239,7 @@ impl RouterConfig {
     pub fn load(
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
+        flags: &[String],
     ) -> Result<Self, ConfigError> {
         let mut table = toml::Table::new();
         if let Some(path) = file {
@@ -261,12 +270,19 @@ impl RouterConfig {
             let (section, key) = path
                 .split_once("__")
                 .ok_or_else(|| wrong("names have the form CORELANE__SECTION__KEY".to_owned()))?;
-            let entry = table
-                .entry(section)
-                .or_insert_with(|| toml::Value::Table(toml::Table::new()));
-            if let toml::Value::Table(keys) = entry {
-                keys.insert(key.to_owned(), value_of(&value));
-            }
+            set(&mut table, section, key, &value);
+            config = Self::from_table(table.clone()).map_err(|error| wrong(error.message().to_owned()))?;
+        }
+        for argument in flags {
+            let wrong = |problem: String| ConfigError::Flag {
+                argument: argument.clone(),
+                problem,
+            };
+            let (section, key, value) = argument
+                .split_once('=')
+                .and_then(|(path, value)| path.split_once('.').map(|(section, key)| (section, key, value)))
+                .ok_or_else(|| wrong("flags have the form SECTION.KEY=VALUE".to_owned()))?;
+            set(&mut table, section, key, value);
             config = Self::from_table(table.clone()).map_err(|error| wrong(error.message().to_owned()))?;
         }
         config.check()?;
@@ -320,6 +336,15 @@ impl RouterConfig {
     }
 }
 
+fn set(table: &mut toml::Table, section: &str, key: &str, value: &str) {
+    let entry = table
+        .entry(section)
+        .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    if let toml::Value::Table(keys) = entry {
+        keys.insert(key.to_owned(), value_of(value));
+    }
+}
+
 /// A text from the environment as the TOML value it looks like, else as text.
 fn value_of(text: &str) -> toml::Value {
     let table: Result<toml::Table, _> = format!("value = {text}").parse();
@@ -339,7 +364,7 @@ mod tests {
         let variables = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        RouterConfig::load(Some(file.path()), variables).map_err(|error| error.to_string())
+        RouterConfig::load(Some(file.path()), variables, &[]).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -367,6 +392,20 @@ mod tests {
         );
         let text = load("[router]\ndemo = true\nhttp_listen = \"0.0.0.0:7080\"\n", &[]).unwrap_err();
         assert!(text.contains("loopback"), "{text}");
+    }
+
+    #[test]
+    fn flags_win_and_are_named_when_they_are_wrong() {
+        let flags = |flag: &str| {
+            let variables = [("CORELANE__ROUTER__NODE".to_owned(), "b".to_owned())];
+            RouterConfig::load(None, variables.into_iter(), &[flag.to_owned()])
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(flags("router.node=c").unwrap().router.node, "c");
+        let text = flags("router.partitions=many").unwrap_err();
+        assert!(text.contains("router.partitions=many"), "{text}");
+        let text = flags("node").unwrap_err();
+        assert!(text.contains("SECTION.KEY=VALUE"), "{text}");
     }
 
     #[test]

@@ -21,4 +21,4 @@ mod shared;
 mod start;
 pub mod store;
 
-pub use self::start::{DemoOptions, RouterHandle, RouterOptions, StartError, start};
+pub use self::start::{DemoOptions, RouterHandle, RouterOptions, StartError, bump_epoch, start};

@@ -1,12 +1,12 @@
 //! `corelane-router`: see `--help`.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use corelane_router::config::{DEFAULT_FILE, LogFormat, LogSection, RouterConfig};
-use corelane_router::{RouterOptions, start};
+use corelane_router::{RouterOptions, bump_epoch, start};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -17,6 +17,9 @@ struct Arguments {
     /// Configuration file (see `config default`).
     #[arg(long, short, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Sets one key: `--set router.http_listen=0.0.0.0:7080`. May be repeated.
+    #[arg(long, global = true, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
@@ -28,6 +31,15 @@ enum Verb {
     /// Print or check a configuration.
     #[command(subcommand)]
     Config(ConfigVerb),
+    /// Work with the log's epoch. The router must not be running.
+    #[command(subcommand)]
+    Epoch(EpochVerb),
+}
+
+#[derive(Subcommand)]
+enum EpochVerb {
+    /// Draw a new one, so that all clients drop their cursors: the last step after a backup was restored.
+    Bump,
 }
 
 #[derive(Subcommand)]
@@ -52,9 +64,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    let load = |file: Option<&Path>| RouterConfig::load(file, std::env::vars(), &arguments.set);
     match arguments.verb {
         None | Some(Verb::Run) => {
-            let config = RouterConfig::load(arguments.config.as_deref(), std::env::vars())?;
+            let config = load(arguments.config.as_deref())?;
             start_logs(&config.log);
             serve(&config)
         }
@@ -63,8 +76,17 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
             Ok(())
         }
         Some(Verb::Config(ConfigVerb::Check { file })) => {
-            RouterConfig::load(Some(&file), std::env::vars())?;
+            load(Some(&file))?;
             writeln!(std::io::stdout(), "{}: in order", file.display())?;
+            Ok(())
+        }
+        Some(Verb::Epoch(EpochVerb::Bump)) => {
+            let config = load(arguments.config.as_deref())?;
+            let (before, after) = bump_epoch(&config.store)?;
+            writeln!(
+                std::io::stdout(),
+                "epoch was {before:016x}, is {after:016x}: clients drop their cursors at their next login"
+            )?;
             Ok(())
         }
     }
@@ -85,6 +107,13 @@ fn start_logs(config: &LogSection) {
 /// Runs until a signal or a failure.
 fn serve(config: &RouterConfig) -> Result<(), Box<dyn std::error::Error>> {
     let router = start(config, RouterOptions::default())?;
+    // For programs that start this one.
+    writeln!(
+        std::io::stdout(),
+        "ready http=http://{} link={}",
+        router.http_addr(),
+        router.link_addr()
+    )?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, ApiState, Demo, MoreMetrics, WebFile};
 use crate::clock::Clock;
-use crate::config::{ConfigError, Durability, RouterConfig};
+use crate::config::{ConfigError, Durability, RouterConfig, StoreSection};
 use crate::driver::{Driver, QUEUE};
 use crate::hub::Hub;
 use crate::keys::{self, KeyError};
@@ -261,6 +261,32 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
         stopped,
         thread: Some(thread),
     })
+}
+
+/// Gives the log of a store that does not run a new epoch, so that every client drops its cursors: the last step after a
+/// backup was restored. Returns the epoch before and after.
+///
+/// # Errors
+///
+/// [`StartError`]: nothing was changed; the store is in use, or cannot be opened.
+pub fn bump_epoch(config: &StoreSection) -> Result<(u64, u64), StartError> {
+    let durability = schema::Durability::Full;
+    let store = SqliteStore::open(
+        &config.data_dir,
+        durability,
+        config.lanes,
+        random()?,
+        Clock::start(),
+    )?;
+    let before = store.info().epoch;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .map_err(|source| StartError::System {
+            what: "a runtime",
+            source,
+        })?;
+    let after = runtime.block_on(store.bump_epoch(random()?))?;
+    Ok((before, after))
 }
 
 async fn serve(
