@@ -61,8 +61,20 @@ pub fn content_hash(append: &Append) -> u64 {
     send_hash(&append.conv, &view)
 }
 
-/// Decides about one message. `now_ms` is the store's clock.
-pub fn decide(append: &Append, facts: &Facts, now_ms: u64) -> Decision {
+/// Oldest id that is taken, in ms since 1970: what is known of older ones may be forgotten.
+///
+/// Counts from the earlier of the store's clock, which never goes back, and the machine's: a clock that once ran ahead and
+/// was mended would else make every id of today too old. What was forgotten meanwhile (ids up to `forgotten_ms`) stays
+/// refused.
+pub fn oldest_id_ms(store_ms: u64, wall_ms: u64, forgotten_ms: u64) -> u64 {
+    store_ms
+        .min(wall_ms)
+        .saturating_sub(DEDUPE_RETENTION_MS)
+        .max(forgotten_ms.saturating_add(u64::from(forgotten_ms > 0)))
+}
+
+/// Decides about one message. `now_ms` is the store's clock, `oldest_id_ms` comes from [`oldest_id_ms`].
+pub fn decide(append: &Append, facts: &Facts, now_ms: u64, oldest_id_ms: u64) -> Decision {
     let hash = content_hash(append);
     if let Some(known) = facts
         .dedupe
@@ -85,15 +97,14 @@ pub fn decide(append: &Append, facts: &Facts, now_ms: u64) -> Decision {
             repeated: true,
         });
     }
-    match refusal(append, facts, now_ms) {
+    match refusal(append, facts, oldest_id_ms) {
         Some((code, text)) => Decision::Refuse(code, text),
         None => Decision::Store(row(append, facts, now_ms, hash)),
     }
 }
 
-fn refusal(append: &Append, facts: &Facts, now_ms: u64) -> Option<(ErrorCode, String)> {
-    let id_ms = append.client_msg_id.time_ms();
-    if id_ms.saturating_add(DEDUPE_RETENTION_MS) < now_ms {
+fn refusal(append: &Append, facts: &Facts, oldest_id_ms: u64) -> Option<(ErrorCode, String)> {
+    if append.client_msg_id.time_ms() < oldest_id_ms {
         let days = DEDUPE_RETENTION_MS / (24 * 3600 * 1000);
         return Some((
             ErrorCode::StaleId,
@@ -207,6 +218,10 @@ mod tests {
         }
     }
 
+    fn decide_at(append: &Append, facts: &Facts, now_ms: u64) -> Decision {
+        decide(append, facts, now_ms, oldest_id_ms(now_ms, now_ms, 0))
+    }
+
     fn direct() -> ConvId {
         ConvId::direct(&UserId::new("alice").unwrap(), &UserId::new("bob").unwrap())
     }
@@ -222,7 +237,7 @@ mod tests {
             head: Some(head),
             ..Facts::default()
         };
-        let Decision::Store(row) = decide(&append(direct()), &facts, NOW_MS) else {
+        let Decision::Store(row) = decide_at(&append(direct()), &facts, NOW_MS) else {
             panic!()
         };
         assert_eq!((row.seq, row.n), (5, 4));
@@ -231,7 +246,7 @@ mod tests {
             ref_seq: 2,
             ..append(direct())
         };
-        let Decision::Store(row) = decide(&recall, &facts, NOW_MS) else {
+        let Decision::Store(row) = decide_at(&recall, &facts, NOW_MS) else {
             panic!()
         };
         assert_eq!((row.seq, row.n), (5, 3));
@@ -251,7 +266,7 @@ mod tests {
             ..Facts::default()
         };
         assert!(matches!(
-            decide(&first, &facts, NOW_MS),
+            decide_at(&first, &facts, NOW_MS),
             Decision::Repeat(Appended::Stored {
                 seq: 3,
                 n: 2,
@@ -265,7 +280,7 @@ mod tests {
             ..first
         };
         assert!(matches!(
-            decide(&other, &facts, NOW_MS),
+            decide_at(&other, &facts, NOW_MS),
             Decision::Refuse(ErrorCode::Conflict, _)
         ));
     }
@@ -274,7 +289,7 @@ mod tests {
     fn groups_are_for_members() {
         let group = ConvId::group(&GroupId::new("team").unwrap());
         let facts = Facts::default();
-        let refused = |append: &Append, facts: &Facts| match decide(append, facts, NOW_MS) {
+        let refused = |append: &Append, facts: &Facts| match decide_at(append, facts, NOW_MS) {
             Decision::Refuse(code, _) => code,
             other => panic!("{other:?}"),
         };
@@ -299,7 +314,7 @@ mod tests {
             check_member: false,
             ..append(group)
         };
-        let Decision::Store(row) = decide(&change, &Facts::default(), NOW_MS) else {
+        let Decision::Store(row) = decide_at(&change, &Facts::default(), NOW_MS) else {
             panic!()
         };
         assert_eq!((row.seq, row.n, row.head.conv_version), (1, 0, 1));
@@ -308,7 +323,7 @@ mod tests {
             member_count: GROUP_MEMBERS_MAX as u64,
             ..Facts::default()
         };
-        let code = |append: &Append| match decide(append, &facts, NOW_MS) {
+        let code = |append: &Append| match decide_at(append, &facts, NOW_MS) {
             Decision::Refuse(code, _) => code,
             other => panic!("{other:?}"),
         };
@@ -318,7 +333,7 @@ mod tests {
         assert_eq!(code(&more), ErrorCode::TooLarge);
         more.members.join.clear();
         assert!(
-            matches!(decide(&more, &facts, NOW_MS), Decision::Store(_)),
+            matches!(decide_at(&more, &facts, NOW_MS), Decision::Store(_)),
             "leaving is allowed"
         );
     }
@@ -336,7 +351,7 @@ mod tests {
                 head: Some(head),
                 ..Facts::default()
             };
-            let Decision::Store(row) = decide(&append(direct()), &facts, NOW_MS) else {
+            let Decision::Store(row) = decide_at(&append(direct()), &facts, NOW_MS) else {
                 panic!()
             };
             (row.move_recent_from, row.head.recent_bucket)
@@ -351,8 +366,23 @@ mod tests {
         let old = append(direct());
         let later = NOW_MS + DEDUPE_RETENTION_MS + 1;
         assert!(matches!(
-            decide(&old, &Facts::default(), later),
+            decide_at(&old, &Facts::default(), later),
             Decision::Refuse(ErrorCode::StaleId, _)
         ));
+    }
+
+    #[test]
+    fn a_clock_that_ran_ahead_does_not_make_the_ids_of_today_too_old() {
+        let month = 30 * 24 * 3600 * 1000;
+        let store_ms = NOW_MS + month;
+        let fresh = append(direct());
+        let decided = |forgotten_ms| {
+            let oldest = oldest_id_ms(store_ms, NOW_MS, forgotten_ms);
+            decide(&fresh, &Facts::default(), store_ms, oldest)
+        };
+        assert!(matches!(decided(0), Decision::Store(_)));
+        assert!(matches!(decided(NOW_MS - 1), Decision::Store(_)));
+        // Its row may have been forgotten while the clock was ahead: taken again it could be there twice.
+        assert!(matches!(decided(NOW_MS), Decision::Refuse(ErrorCode::StaleId, _)));
     }
 }

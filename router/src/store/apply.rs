@@ -41,6 +41,8 @@ pub(super) struct Apply<'a> {
     db: &'a Connection,
     heads: &'a mut Heads,
     now_ms: u64,
+    /// Oldest id that is taken.
+    oldest_id_ms: u64,
     writer: u64,
     next_outbox: u64,
     /// Heads to write, with the first seq of this transaction.
@@ -52,11 +54,12 @@ pub(super) struct Apply<'a> {
 }
 
 impl<'a> Apply<'a> {
-    /// Begins with the store's time and the number of the last outbox row.
+    /// Begins with the store's time, the oldest id that is taken, and the number of the last outbox row.
     pub(super) fn new(
         db: &'a Connection,
         heads: &'a mut Heads,
         now_ms: u64,
+        oldest_id_ms: u64,
         writer: u64,
         last_outbox: u64,
     ) -> Self {
@@ -67,6 +70,7 @@ impl<'a> Apply<'a> {
             db,
             heads,
             now_ms,
+            oldest_id_ms,
             writer,
             next_outbox: last_outbox + 1,
             dirty: HashMap::new(),
@@ -127,7 +131,7 @@ impl<'a> Apply<'a> {
             // Sequencing it anew would store it twice once the row is mended.
             Err(damage) => return Ok(Appended::Refused(ErrorCode::Rejected, damage.to_string())),
         };
-        match decide(append, &facts, self.now_ms) {
+        match decide(append, &facts, self.now_ms, self.oldest_id_ms) {
             Decision::Repeat(answer) => Ok(answer),
             Decision::Refuse(code, text) => Ok(Appended::Refused(code, text)),
             Decision::Store(row) if row.seq > rows::CONV_SEQ_MAX => Ok(Appended::Refused(

@@ -38,6 +38,11 @@ impl Moments {
         }
     }
 
+    /// What the machine's clock says, in ms since 1970. It may go back.
+    pub(super) fn wall_ms(&self) -> u64 {
+        (self.wall)()
+    }
+
     /// Now, in ms since 1970.
     pub(super) fn now_ms(&self) -> u64 {
         let wall = (self.wall)();

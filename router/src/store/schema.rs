@@ -205,6 +205,19 @@ pub(super) fn open_checkpointer(path: &Path, durability: Durability) -> Result<C
     })
 }
 
+/// Key of the time up to which ids may have been forgotten.
+pub(super) const FORGOTTEN: &str = "forgotten_ms";
+/// Key of the durability that the last start wrote with.
+pub(super) const SYNCED: &str = "synced";
+
+/// Reads a number of the store's own that may not be there.
+pub(super) fn meta_or(db: &Connection, key: &str, otherwise: u64) -> rusqlite::Result<u64> {
+    match meta(db, key) {
+        Err(rusqlite::Error::QueryReturnedNoRows) => Ok(otherwise),
+        outcome => outcome,
+    }
+}
+
 /// Reads a number of the store's own.
 pub(super) fn meta(db: &Connection, key: &str) -> rusqlite::Result<u64> {
     let mut statement = db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;

@@ -148,6 +148,7 @@ impl SqliteStore {
             .filter(|lanes| lanes.is_power_of_two())
             .ok_or_else(|| wrong("says an impossible number of lanes; restore a backup".to_owned()))?;
         let bucket = schema::meta(&db, "bucket").map_err(at_open)?;
+        let forgotten_ms = schema::meta_or(&db, schema::FORGOTTEN, 0).map_err(at_open)?;
         let shared = Arc::new(Shared {
             poison: watch::Sender::new(None),
             timings: Timings::default(),
@@ -168,6 +169,7 @@ impl SqliteStore {
             commits: commits.max(seen),
             outbox,
             bucket,
+            forgotten_ms,
             name: options.random,
             _lock: lock,
         };
@@ -238,6 +240,8 @@ fn progress(db: &Connection) -> rusqlite::Result<(u64, u64)> {
 fn begin(db: &Connection, options: &StoreOptions, commits: u64, seen: u64) -> rusqlite::Result<u64> {
     let before = schema::meta(db, "epoch")?;
     let unclean = schema::meta(db, "clean")? != 1;
+    // What counts is how the start wrote that did not end cleanly, not how this one will.
+    let was_synced = schema::meta_or(db, schema::SYNCED, 1)? == 1;
     let mut epoch = before;
     if seen > commits {
         tracing::error!(
@@ -246,13 +250,18 @@ fn begin(db: &Connection, options: &StoreOptions, commits: u64, seen: u64) -> ru
             "commits are missing from the log: clients will drop their cursors"
         );
         epoch = schema::new_epoch(options.random, before);
-    } else if unclean && options.durability == Durability::Os {
-        tracing::warn!("the end was not clean and durability is os: clients will drop their cursors");
+    } else if unclean && !was_synced {
+        tracing::warn!("the end was not clean and durability was os: clients will drop their cursors");
         epoch = schema::new_epoch(options.random, before);
     }
     db.execute_batch("BEGIN IMMEDIATE")?;
     schema::set_meta(db, "epoch", epoch)?;
     schema::set_meta(db, "clean", 0)?;
+    schema::set_meta(
+        db,
+        schema::SYNCED,
+        u64::from(options.durability == Durability::Full),
+    )?;
     // What is missing must not be counted a second time under the same numbers.
     db.execute(
         "UPDATE progress SET commits = max(commits, ?1)",

@@ -19,7 +19,7 @@ use std::time::Duration;
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::id::{AppId, ClientMsgId, ConvId, UserId};
 use corelane_router_core::append::{Appended, Batch, Committed};
-use corelane_router_core::decide::{DEDUPE_RETENTION_MS, RECENT_BUCKET_MS};
+use corelane_router_core::decide::{self, DEDUPE_RETENTION_MS, RECENT_BUCKET_MS};
 use rusqlite::{Connection, params};
 use tokio::sync::{oneshot, watch};
 
@@ -109,6 +109,8 @@ pub(super) struct Writer {
     pub(super) outbox: u64,
     /// Highest bucket that the database knows.
     pub(super) bucket: u64,
+    /// Ids up to this time may have been forgotten.
+    pub(super) forgotten_ms: u64,
     /// This life of the store, as heads name it.
     pub(super) name: u64,
     /// Held as long as the store is open.
@@ -176,6 +178,7 @@ struct Outcome {
     epoch: Option<u64>,
     outbox: u64,
     bucket: u64,
+    forgotten_ms: Option<u64>,
     messages: u64,
     written: Duration,
     ended: Duration,
@@ -278,7 +281,8 @@ impl Writer {
     fn commit(&self, turn: &Turn, heads: &mut Heads, purge: bool) -> rusqlite::Result<Outcome> {
         let now_ms = self.shared.moments.begin();
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        let mut apply = Apply::new(&self.db, heads, now_ms, self.name, self.outbox);
+        let oldest = decide::oldest_id_ms(now_ms, self.shared.moments.wall_ms(), self.forgotten_ms);
+        let mut apply = Apply::new(&self.db, heads, now_ms, oldest, self.name, self.outbox);
         let batches = turn
             .batches
             .iter()
@@ -306,9 +310,7 @@ impl Writer {
         if let Some(epoch) = epoch {
             schema::set_meta(&self.db, "epoch", epoch)?;
         }
-        if purge {
-            self.purge(now_ms)?;
-        }
+        let forgotten_ms = if purge { self.purge(now_ms)? } else { None };
         let commits = (self.commits + 1).cast_signed();
         self.db
             .prepare_cached("UPDATE progress SET commits = ?1, outbox = ?2 WHERE id = 1")?
@@ -322,14 +324,16 @@ impl Writer {
             epoch,
             outbox,
             bucket,
+            forgotten_ms,
             messages,
             written,
             ended,
         })
     }
 
-    /// Forgets ids that are refused as stale by now. They begin with their time, so they are the first rows.
-    fn purge(&self, now_ms: u64) -> rusqlite::Result<()> {
+    /// Forgets ids that are refused as stale by now: the first rows, because ids begin with their time. Says the time of
+    /// the last one that went; ids up to it are refused from then on, whatever the clock says.
+    fn purge(&self, now_ms: u64) -> rusqlite::Result<Option<u64>> {
         let cut_ms = now_ms.saturating_sub(DEDUPE_RETENTION_MS + PURGE_MARGIN_MS);
         let mut first_kept = ClientMsgId([0; 16]).0;
         for (into, byte) in first_kept
@@ -338,17 +342,27 @@ impl Writer {
         {
             *into = byte;
         }
-        let mut statement = self.db.prepare_cached(
-            "DELETE FROM dedupe WHERE (client_id, conv, sender) IN
-             (SELECT client_id, conv, sender FROM dedupe WHERE client_id < ?1 ORDER BY client_id LIMIT ?2)",
-        )?;
-        statement.execute(params![first_kept, PURGE_ROWS]).map(|_| ())
+        let last: Option<[u8; 16]> = self
+            .db
+            .prepare_cached(
+                "SELECT max(client_id) FROM
+                 (SELECT client_id FROM dedupe WHERE client_id < ?1 ORDER BY client_id LIMIT ?2)",
+            )?
+            .query_row(params![first_kept, PURGE_ROWS], |row| row.get(0))?;
+        let Some(last) = last else { return Ok(None) };
+        self.db
+            .prepare_cached("DELETE FROM dedupe WHERE client_id <= ?1")?
+            .execute(params![last])?;
+        let forgotten_ms = self.forgotten_ms.max(ClientMsgId(last).time_ms());
+        schema::set_meta(&self.db, schema::FORGOTTEN, forgotten_ms)?;
+        Ok(Some(forgotten_ms))
     }
 
     fn answer(&mut self, turn: Turn, outcome: Outcome, started: Duration, checkpoint: &Checkpoint) {
         self.commits += 1;
         self.outbox = outcome.outbox;
         self.bucket = self.bucket.max(outcome.bucket);
+        self.forgotten_ms = outcome.forgotten_ms.unwrap_or(self.forgotten_ms);
         let joined = turn.batches.len() as u64;
         let arrived = turn.batches.iter().map(|(_, arrived, _)| *arrived).min();
         for ((_, _, done), (answers, outbox)) in turn.batches.into_iter().zip(outcome.batches) {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use corelane_protocol::frame::kind;
 use corelane_protocol::id::{AppId, ClientMsgId, ConvId, Lane, UserId};
 use corelane_router_core::append::{Append, Appended, Batch, Committed, Dedupe, Facts, Head};
-use corelane_router_core::decide::{Decision, decide};
+use corelane_router_core::decide::{Decision, decide, oldest_id_ms};
 
 /// A message of the log.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Store {
                 conv.members.keys().filter(|user| conv.is_member(user)).count() as u64
             }),
         };
-        let row = match decide(append, &facts, now_ms) {
+        let row = match decide(append, &facts, now_ms, oldest_id_ms(now_ms, now_ms, 0)) {
             Decision::Store(row) => row,
             Decision::Repeat(answer) => return answer,
             Decision::Refuse(code, text) => return Appended::Refused(code, text),
