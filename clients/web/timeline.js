@@ -10,23 +10,7 @@
 /** Most messages held behind a gap. */
 export const HELD_MAX = 512;
 
-/**
- * A message as the SDK hands it out.
- * @typedef {object} Message
- * @property {string} conv conversation id as text
- * @property {number} seq place in the conversation, dense from 1
- * @property {number} n countable messages up to and with this one
- * @property {string} sender
- * @property {string | number} kind name of the kind, or its number if it has no name here
- * @property {number} flags
- * @property {number} refSeq the earlier message this one is about; 0 for none
- * @property {string} originTerminal class of the terminal it was sent from; empty for a backend
- * @property {string} originDevice
- * @property {string} clientMsgId 32 hex digits
- * @property {number} timeMs when the store took it
- * @property {string | number} contentType
- * @property {unknown} payload string, JSON value or bytes, as `contentType` says
- */
+/** @typedef {import('./message.js').Message} Message */
 
 export class Timeline {
   /** @type {Map<number, Message>} */

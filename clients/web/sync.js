@@ -1,0 +1,354 @@
+// @ts-check
+/**
+ * What this terminal knows of its conversations, and how it learns what it missed: sync, pulls for gaps, `PullRequired`.
+ *
+ * Owns the timelines and the sync cursor. At most `PULLS_MAX` pulls run at a time; conversations that find no place are
+ * taken up when one is free. Messages of conversations that are not known wait for a sync, at most `STRANGERS_MAX` of
+ * them; the rest comes by pull.
+ */
+
+import { toMessage } from './message.js';
+import { Timeline } from './timeline.js';
+
+const PULLS_MAX = 4;
+const PULL_LIMIT = 200;
+const SYNC_LIMIT = 200;
+/** An ack may overtake messages of others that are on their way: a gap is pulled when it is older than this. */
+const GAP_GRACE_MS = 200;
+/** Messages of conversations not known yet, waiting for the sync that tells of them. */
+const STRANGERS_MAX = 1000;
+
+/** @typedef {import('./message.js').Message} Message */
+/** @typedef {import('./error.js').CorelaneError} CorelaneError */
+
+/**
+ * What syncing needs from its owner.
+ * @typedef {object} SyncPorts
+ * @property {() => boolean} online
+ * @property {() => unknown} incarnation of the connection
+ * @property {(frame: Record<string, unknown>) => Promise<any>} request
+ * @property {(ms: number, run: () => void) => void} after runs later, unless the connection ends before
+ * @property {() => number} random
+ * @property {(type: string, detail: object) => void} emit
+ * @property {(conv: string | null) => void} forgotten the log of a conversation (`null`: of all) is another one
+ */
+
+export class Sync {
+  #ports;
+  #catchUpMax;
+  #storage;
+  #user = '';
+  #epoch = '';
+  #cursor = '';
+  /** @type {Map<string, Timeline>} */
+  #timelines = new Map();
+  /** @type {Map<string, Message[]>} */
+  #strangers = new Map();
+  #strangerCount = 0;
+  /** @type {Set<string>} */
+  #filling = new Set();
+  /** Timelines whose gap will be looked at. @type {Set<Timeline>} */
+  #gapTimers = new Set();
+  #syncing = false;
+  #syncAgain = false;
+
+  /**
+   * @param {{catchUpMax: number, storage?: import('./corelane.js').CursorStorage}} options
+   * @param {SyncPorts} ports
+   */
+  constructor({ catchUpMax, storage }, ports) {
+    this.#catchUpMax = catchUpMax;
+    this.#storage = storage;
+    this.#ports = ports;
+    const saved = storage?.load();
+    if (saved) ({ cursor: this.#cursor, epoch: this.#epoch } = saved);
+  }
+
+  /** Everything known of the conversations, by id. @returns {ReadonlyMap<string, Timeline>} */
+  get timelines() {
+    return this.#timelines;
+  }
+
+  /** The log that the cursor belongs to; empty before the first login. */
+  get epoch() {
+    return this.#epoch;
+  }
+
+  // ---- the connection ------------------------------------------------------------------------------------------
+
+  /**
+   * Logged in: forgets what belongs to another user or another log.
+   * @param {{user: string, epoch: string}} welcome
+   */
+  welcomed({ user, epoch }) {
+    const same = this.#epoch === epoch && (this.#user === '' || this.#user === user);
+    const known = this.#epoch !== '' && this.#timelines.size > 0;
+    this.#user = user;
+    this.#epoch = epoch;
+    if (same) return;
+    this.#forgetCursor();
+    if (known) this.#forgetAll();
+  }
+
+  /** The connection is gone, and with it what was asked. */
+  lost() {
+    this.#syncing = this.#syncAgain = false;
+    this.#filling.clear();
+    this.#gapTimers.clear();
+  }
+
+  // ---- messages ------------------------------------------------------------------------------------------------
+
+  /**
+   * @param {Message} message
+   * @param {boolean} live
+   */
+  arrived(message, live) {
+    let timeline = this.#timelines.get(message.conv);
+    if (!timeline) {
+      if (message.seq !== 1) return this.#stranger(message);
+      timeline = this.#begin(message.conv, 0);
+    }
+    this.#show(timeline, timeline.offer(message), live);
+    if (message.sender === this.#user && message.originTerminal) timeline.read(message.seq, message.n);
+    this.changed(message.conv);
+    if (!timeline.gap || this.#gapTimers.has(timeline)) return;
+    this.#gapTimers.add(timeline);
+    this.#ports.after(GAP_GRACE_MS, () => {
+      this.#gapTimers.delete(timeline);
+      this.#fill(timeline);
+    });
+  }
+
+  /**
+   * A message in the middle of a conversation that is not known here: the sync tells where to begin.
+   * @param {Message} message
+   */
+  #stranger(message) {
+    if (this.#strangerCount < STRANGERS_MAX) {
+      this.#strangerCount += 1;
+      const waiting = this.#strangers.get(message.conv);
+      if (waiting) waiting.push(message);
+      else this.#strangers.set(message.conv, [message]);
+    }
+    this.sync();
+  }
+
+  /**
+   * @param {string} conv
+   * @param {number} shownSeq
+   */
+  #begin(conv, shownSeq) {
+    const timeline = new Timeline(conv, shownSeq);
+    this.#timelines.set(conv, timeline);
+    const waiting = this.#strangers.get(conv) ?? [];
+    this.#strangers.delete(conv);
+    this.#strangerCount -= waiting.length;
+    for (const message of waiting.sort((a, b) => a.seq - b.seq)) this.arrived(message, true);
+    return timeline;
+  }
+
+  /**
+   * @param {Timeline} timeline
+   * @param {Message[]} messages
+   * @param {boolean} live
+   */
+  #show(timeline, messages, live) {
+    for (const message of messages) {
+      if (timeline === this.#timelines.get(message.conv)) this.#ports.emit('message', { message, live });
+    }
+  }
+
+  // ---- sync ----------------------------------------------------------------------------------------------------
+
+  /** Asks what changed since the cursor; once more if asked while asking. */
+  async sync() {
+    if (!this.#ports.online()) return;
+    if (this.#syncing) {
+      this.#syncAgain = true;
+      return;
+    }
+    this.#syncing = true;
+    const incarnation = this.#ports.incarnation();
+    try {
+      for (let cursor = this.#cursor; ; ) {
+        const page = await this.#ports.request({ type: 'sync', cursor, limit: SYNC_LIMIT });
+        for (const state of page.conversations) this.#take(state);
+        cursor = page.cursor;
+        if (page.more) continue;
+        this.#cursor = cursor;
+        this.#storage?.save({ cursor, epoch: this.#epoch });
+        break;
+      }
+      for (const [conv, waiting] of [...this.#strangers]) {
+        this.#begin(conv, Math.min(...waiting.map((message) => message.seq)) - 1);
+      }
+      this.#ports.emit('synced', {});
+    } catch (error) {
+      const { code, text, retryable } = /** @type {CorelaneError} */ (error);
+      if (this.#ports.incarnation() !== incarnation) return;
+      if (code === 'ahead') {
+        this.#forgetCursor();
+        this.#forgetAll();
+        this.#syncAgain = true;
+      } else if (retryable) {
+        this.#ports.after(1000 + this.#ports.random() * 2000, () => this.sync());
+      } else {
+        this.#ports.emit('error', { code: code ?? 'internal', text: text ?? String(error) });
+      }
+    } finally {
+      if (this.#ports.incarnation() === incarnation) {
+        this.#syncing = false;
+        if (this.#syncAgain) {
+          this.#syncAgain = false;
+          this.sync();
+        }
+      }
+    }
+  }
+
+  /** @param {any} state a conversation of a sync page */
+  #take(state) {
+    const { conv, head_seq, head_n, floor_seq, read_seq, read_n, last } = state;
+    const timeline = this.#timelines.get(conv) ?? this.#begin(conv, Math.max(read_seq, floor_seq, head_seq - this.#catchUpMax));
+    timeline.head(head_seq, head_n);
+    timeline.read(read_seq, read_n);
+    timeline.floorSeq = Math.max(timeline.floorSeq, floor_seq);
+    if (last && (!timeline.last || last.seq > timeline.last.seq)) timeline.last = toMessage(last);
+    if (timeline.headSeq - timeline.shownSeq > this.#catchUpMax) {
+      timeline.restart(timeline.headSeq - this.#catchUpMax);
+      this.#ports.emit('reset', { conv });
+    }
+    this.changed(conv);
+    this.#fill(timeline);
+  }
+
+  // ---- pulls ---------------------------------------------------------------------------------------------------
+
+  /**
+   * All messages of a range, in order; they are not shown.
+   * @param {string} conv
+   * @param {number} fromSeq
+   * @param {number} toSeq
+   * @returns {Promise<Message[]>}
+   */
+  async pull(conv, fromSeq, toSeq) {
+    const messages = [];
+    for (let from = fromSeq; from <= toSeq; ) {
+      const limit = Math.min(PULL_LIMIT, toSeq - from + 1);
+      const page = await this.#ports.request({ type: 'pull', conv, from_seq: from, to_seq: toSeq, limit });
+      messages.push(...page.messages.map(toMessage));
+      this.#timelines.get(conv)?.head(page.head_seq, page.head_n);
+      if (!(page.next_seq > from)) break;
+      from = page.next_seq;
+    }
+    return messages;
+  }
+
+  /**
+   * Older messages, in order, that end before `beforeSeq`.
+   * @param {string} conv
+   * @param {number} beforeSeq
+   * @param {number} limit
+   * @returns {Promise<{messages: Message[], more: boolean}>}
+   */
+  async history(conv, beforeSeq, limit) {
+    const floor = this.#timelines.get(conv)?.floorSeq ?? 0;
+    const to = beforeSeq - 1;
+    const from = Math.max(1, floor + 1, to - limit + 1);
+    if (to < from) return { messages: [], more: false };
+    const messages = await this.pull(conv, from, to);
+    return { messages, more: from > Math.max(1, (this.#timelines.get(conv)?.floorSeq ?? 0) + 1) };
+  }
+
+  /**
+   * Pulls what is missing until nothing is.
+   * @param {Timeline} timeline
+   */
+  async #fill(timeline) {
+    const { conv } = timeline;
+    if (this.#filling.has(conv) || !timeline.gap || !this.#ports.online()) return;
+    // Those that find no place are taken up when one is free.
+    if (this.#filling.size >= PULLS_MAX) return;
+    this.#filling.add(conv);
+    const incarnation = this.#ports.incarnation();
+    try {
+      for (let gap = timeline.gap; gap; gap = timeline.gap) {
+        const page = await this.#ports.request({
+          type: 'pull', conv, from_seq: gap.from, to_seq: gap.to, limit: Math.min(PULL_LIMIT, gap.to - gap.from + 1),
+        });
+        if (this.#timelines.get(conv) !== timeline) return;
+        timeline.head(page.head_seq, page.head_n);
+        timeline.floorSeq = Math.max(timeline.floorSeq, page.floor_seq);
+        for (const each of page.messages.map(toMessage)) this.#show(timeline, timeline.offer(each), false);
+        // The answer is the last word about its range: what is not in it (below the floor, before one joined) is not there.
+        const complete = page.next_seq > gap.from ? page.next_seq - 1 : gap.to;
+        this.#show(timeline, timeline.skipTo(Math.max(Math.min(page.floor_seq, gap.to), complete)), false);
+        this.changed(conv);
+      }
+    } catch (error) {
+      if (this.#ports.incarnation() !== incarnation || this.#timelines.get(conv) !== timeline) return;
+      const { code, text, retryable } = /** @type {CorelaneError} */ (error);
+      if (retryable) {
+        this.#ports.after(500 + this.#ports.random() * 1500, () => this.#fill(timeline));
+      } else if (code === 'ahead') {
+        this.#timelines.delete(conv);
+        this.#ports.forgotten(conv);
+        this.#forgetCursor();
+        this.sync();
+      } else {
+        this.#show(timeline, timeline.skipTo(timeline.headSeq), false);
+        this.#ports.emit('error', { code: code ?? 'internal', text: `${conv}: ${text ?? error}` });
+      }
+    } finally {
+      if (this.#ports.incarnation() === incarnation) {
+        this.#filling.delete(conv);
+        this.#fillNext();
+      }
+    }
+  }
+
+  /** Gives the free places to conversations that still miss something. */
+  #fillNext() {
+    for (const timeline of this.#timelines.values()) {
+      if (this.#filling.size >= PULLS_MAX) return;
+      if (timeline.gap && !this.#filling.has(timeline.conv)) this.#ports.after(0, () => this.#fill(timeline));
+    }
+  }
+
+  /** @param {{upto: {conv: string, seq: number}[]}} frame */
+  pullRequired({ upto }) {
+    let pulled = false;
+    for (const { conv, seq } of upto) {
+      const timeline = this.#timelines.get(conv);
+      if (!timeline) continue;
+      timeline.head(seq, 0);
+      pulled ||= timeline.gap !== null && !this.#filling.has(conv) && this.#filling.size < PULLS_MAX;
+      this.#fill(timeline);
+    }
+    // The gateway sends live again after the next Sync or Pull: one of them must go out from here on in any case.
+    if (!pulled || upto.some(({ conv }) => !this.#timelines.has(conv))) this.sync();
+  }
+
+  // ---- forgetting ----------------------------------------------------------------------------------------------
+
+  #forgetCursor() {
+    this.#cursor = '';
+    this.#storage?.save(null);
+  }
+
+  #forgetAll() {
+    this.#timelines.clear();
+    this.#strangers.clear();
+    this.#strangerCount = 0;
+    this.#ports.forgotten(null);
+  }
+
+  /**
+   * Head, read mark or last message of a conversation changed.
+   * @param {string} conv
+   */
+  changed(conv) {
+    this.#ports.emit('conversation', { conv });
+  }
+}
