@@ -212,7 +212,8 @@ export class CorelaneClient extends EventTarget {
   }
 
   /**
-   * The user has read up to `seq` (all that was shown, if left out). Kept and sent again until confirmed.
+   * The user has read up to `seq` (all that was shown, if left out; not what is still being pulled). Kept and sent
+   * again until confirmed.
    * @param {string} conv
    * @param {number} [seq]
    */
@@ -273,6 +274,7 @@ export class CorelaneClient extends EventTarget {
   #lost() {
     this.#sending.offline();
     this.#sync.lost();
+    this.#marks.lost();
     this.#typingSaidMs.clear();
   }
 

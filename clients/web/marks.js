@@ -1,5 +1,8 @@
 // @ts-check
-/** How far the user has read: marks go out once, are sent again after a lost connection, and are kept until confirmed. */
+/**
+ * How far the user has read. A mark is kept until the server confirmed it, and sent again after a lost connection. One of
+ * a conversation is on its way at a time: those set meanwhile are covered by the last of them, which follows it.
+ */
 
 /** @typedef {import('./timeline.js').Timeline} Timeline */
 /** @typedef {import('./error.js').CorelaneError} CorelaneError */
@@ -19,6 +22,8 @@ export class ReadMarks {
   #ports;
   /** Not yet confirmed. @type {Map<string, number>} */
   #marks = new Map();
+  /** Conversations whose mark is on its way. @type {Set<string>} */
+  #asked = new Set();
 
   /** @param {MarksPorts} ports */
   constructor(ports) {
@@ -26,22 +31,32 @@ export class ReadMarks {
   }
 
   /**
-   * The user has read up to `seq` (all that was shown, if left out).
+   * The user has read up to `seq`. If it is left out: all that was shown; not what is still being pulled, because the
+   * next login begins at the mark and would never hand that out.
    * @param {string} conv
    * @param {number} [seq]
    */
   set(conv, seq) {
     const timeline = this.#ports.timeline(conv);
-    const upto = seq ?? timeline?.headSeq ?? 0;
+    const upto = seq ?? timeline?.shownSeq ?? 0;
     if (upto <= (timeline?.readSeq ?? 0) || upto <= (this.#marks.get(conv) ?? 0)) return;
     this.#marks.set(conv, upto);
-    if (timeline && upto >= timeline.headSeq && timeline.read(upto, timeline.headN)) this.#ports.changed(conv);
+    if (timeline && upto >= timeline.shownSeq) {
+      // How many that are is known at two places; elsewhere the confirmation tells.
+      const n = upto >= timeline.headSeq ? timeline.headN : timeline.shownN;
+      if (timeline.read(Math.min(upto, timeline.headSeq), n)) this.#ports.changed(conv);
+    }
     this.#send(conv);
   }
 
   /** The connection is ready: sends what was not confirmed. */
   online() {
     for (const conv of this.#marks.keys()) this.#send(conv);
+  }
+
+  /** The connection is gone, and with it what was asked. */
+  lost() {
+    this.#asked.clear();
   }
 
   /** @param {string | null} conv `null`: all */
@@ -53,14 +68,18 @@ export class ReadMarks {
   /** @param {string} conv */
   #send(conv) {
     const seq = this.#marks.get(conv);
-    if (seq === undefined || !this.#ports.online()) return;
+    if (seq === undefined || this.#asked.has(conv) || !this.#ports.online()) return;
+    this.#asked.add(conv);
     this.#ports.request({ type: 'read', conv, seq }).then(
       () => {
+        this.#asked.delete(conv);
         if (this.#marks.get(conv) === seq) this.#marks.delete(conv);
+        this.#send(conv);
       },
       (/** @type {CorelaneError} */ error) => {
         // Lost connections send the marks again at the next login.
         if (error.code === 'disconnected') return;
+        this.#asked.delete(conv);
         if (error.retryable) this.#ports.after(1000 + this.#ports.random() * 2000, () => this.#send(conv));
         else this.#marks.delete(conv);
       },

@@ -23,6 +23,8 @@ export class Timeline {
   constructor(conv, shownSeq) {
     this.conv = conv;
     this.shownSeq = shownSeq;
+    /** Countable messages up to `shownSeq`, at least. */
+    this.shownN = 0;
     this.headSeq = shownSeq;
     this.headN = 0;
     this.floorSeq = 0;
@@ -62,7 +64,7 @@ export class Timeline {
       if (this.#held.size < HELD_MAX) this.#held.set(message.seq, message);
       return [];
     }
-    this.shownSeq = message.seq;
+    this.#shown(message);
     return [message, ...this.#release()];
   }
 
@@ -76,8 +78,10 @@ export class Timeline {
     const shown = [];
     for (const at of [...this.#held.keys()].sort((a, b) => a - b)) {
       if (at > seq) break;
-      shown.push(/** @type {Message} */ (this.#held.get(at)));
+      const message = /** @type {Message} */ (this.#held.get(at));
       this.#held.delete(at);
+      this.#shown(message);
+      shown.push(message);
     }
     this.shownSeq = seq;
     this.headSeq = Math.max(this.headSeq, seq);
@@ -123,9 +127,15 @@ export class Timeline {
     }
     for (let next = this.#held.get(this.shownSeq + 1); next; next = this.#held.get(this.shownSeq + 1)) {
       this.#held.delete(next.seq);
-      this.shownSeq = next.seq;
+      this.#shown(next);
       shown.push(next);
     }
     return shown;
+  }
+
+  /** @param {Message} message */
+  #shown({ seq, n }) {
+    this.shownSeq = seq;
+    this.shownN = n;
   }
 }
