@@ -29,7 +29,7 @@ import { CorelaneError, refusal } from './error.js';
  * @property {(welcome: any) => void} welcomed logged in, and not yet online
  * @property {(welcome: any) => void} online frames may be sent
  * @property {(frame: any) => void} frame what the server says, but for refusals of requests
- * @property {() => void} lost the connection ended: what was sent will not be answered
+ * @property {(code: number) => void} lost the connection ended: what was sent will not be answered; the close code, or 0
  * @property {(reason: string) => void} gaveUp there will be no other connection
  */
 
@@ -200,7 +200,7 @@ export class Connection {
    * @param {number} code
    */
   #retry(reason, code) {
-    this.#disconnected();
+    this.#disconnected(code);
     const failures = this.#failures++;
     let ms = backoffMs(failures, { baseMs: RECONNECT_BASE_MS, capMs: RECONNECT_CAP_MS, random: this.#env.random });
     if (this.#goAway) {
@@ -219,7 +219,7 @@ export class Connection {
   #giveUp(reason, code) {
     this.#env.clearTimeout(this.#reconnectTimer);
     this.#attempt += 1;
-    this.#disconnected();
+    this.#disconnected(code);
     this.#ports.gaveUp(reason);
     this.#setState('closed', { reason, code });
   }
@@ -232,8 +232,11 @@ export class Connection {
     this.#retry(reason, 0);
   }
 
-  /** Lets go of the socket and of all that was waiting for its answers. */
-  #disconnected() {
+  /**
+   * Lets go of the socket and of all that was waiting for its answers.
+   * @param {number} code
+   */
+  #disconnected(code) {
     const socket = this.#socket;
     this.#socket = null;
     if (socket) {
@@ -246,7 +249,7 @@ export class Connection {
     }
     for (const timer of this.#timers) this.#env.clearTimeout(timer);
     this.#timers.clear();
-    this.#ports.lost();
+    this.#ports.lost(code);
     const requests = [...this.#requests.values()];
     this.#requests.clear();
     for (const { reject } of requests) reject(new CorelaneError('disconnected', 'the connection ended', true));
@@ -316,7 +319,7 @@ export class Connection {
     this.#goAway = { from, to: from + window_ms };
     this.after(after_ms + this.#env.random() * window_ms, () => {
       this.#goAway = null;
-      this.#disconnected();
+      this.#disconnected(0);
       this.#dial();
     });
   }

@@ -117,7 +117,7 @@ export class CorelaneClient extends EventTarget {
       welcomed: (welcome) => this.#welcomed(welcome),
       online: (welcome) => this.#online(welcome),
       frame: (frame) => this.#heard(frame),
-      lost: () => this.#lost(),
+      lost: (code) => this.#lost(code),
       gaveUp: (reason) => this.#sending.abandon(reason),
     });
     this.#connection = connection;
@@ -171,7 +171,7 @@ export class CorelaneClient extends EventTarget {
 
   /**
    * Sends a message. It is sent again after any interruption, under the same id, until it was acknowledged or refused
-   * for good. Within a conversation messages keep their order.
+   * for good; one that is larger than the gateway takes is refused here. Within a conversation messages keep their order.
    * @param {Target} target
    * @param {{payload: unknown, kind?: string | number, contentType?: string | number, flags?: number, refSeq?: number}} message
    *   a string is text, bytes are base64 on the wire, anything else is JSON
@@ -264,15 +264,16 @@ export class CorelaneClient extends EventTarget {
     this.#sync.welcomed(welcome);
   }
 
-  /** @param {{user: string, window: number}} welcome */
+  /** @param {{user: string, window: number, payload_bytes_max: number}} welcome */
   #online(welcome) {
     this.#sync.sync();
     this.#sending.online(welcome);
     this.#marks.online();
   }
 
-  #lost() {
-    this.#sending.offline();
+  /** @param {number} code */
+  #lost(code) {
+    this.#sending.offline(code);
     this.#sync.lost();
     this.#marks.lost();
     this.#typingSaidMs.clear();

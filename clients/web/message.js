@@ -1,5 +1,5 @@
 // @ts-check
-/** Messages as the SDK hands them out, and their payloads as JSON carries them. */
+/** Messages as the SDK hands them out, their payloads as JSON carries them, and how large those are. */
 
 import { plainId } from './ids.js';
 
@@ -41,6 +41,25 @@ export function toMessage(frame) {
     contentType: frame.content_type,
     payload: frame.content_type === 'text' || frame.content_type === 'json' ? frame.payload : fromBase64(frame.payload),
   };
+}
+
+const encoder = new TextEncoder();
+
+/**
+ * Length of a text as UTF-8.
+ * @param {string} text
+ */
+export function utf8Bytes(text) {
+  return encoder.encode(text).length;
+}
+
+/**
+ * Length of a payload as limits count it: the bytes that are stored, not those of the JSON around them.
+ * @param {unknown} payload as it was given to `send`
+ */
+export function payloadBytes(payload) {
+  if (payload instanceof Uint8Array) return payload.length;
+  return utf8Bytes(typeof payload === 'string' ? payload : (JSON.stringify(payload) ?? ''));
 }
 
 /** @param {Uint8Array} bytes */

@@ -4,17 +4,27 @@
  *
  * Messages written before the first Welcome wait for the user's name, at most `EARLY_MAX`; then `outbox.js` holds them.
  * When either is full a message is refused with `queue_full`. Of failed messages the last `FAILED_MAX` can be sent again.
+ *
+ * A message that is too large is refused before it is sent: the gateway hangs up on a frame that it does not take, and
+ * what is sent again after each login would end every connection there will be.
  */
 
 import { CorelaneError } from './error.js';
 import { directConv, uuidV7Source } from './ids.js';
-import { toBase64, toMessage } from './message.js';
+import { payloadBytes, toBase64, toMessage, utf8Bytes } from './message.js';
 import { Outbox } from './outbox.js';
 
 /** Most messages written before the first Welcome. */
 const EARLY_MAX = 100;
 /** Most failed messages that can be sent again. */
 const FAILED_MAX = 200;
+
+/** The largest JSON text of a frame, in bytes; a bound of the wire like the subprotocol's name. */
+const FRAME_BYTES_MAX = 128 * 1024;
+/** What `ref` and `restart` add to the text of a frame, at most. */
+const FRAME_MORE_BYTES = 64;
+/** The gateway hung up on a frame that was too large (RFC 6455 section 7.4.1). */
+const CLOSED_TOO_LARGE = 1009;
 
 /** @typedef {import('./message.js').Message} Message */
 /** @typedef {import('./outbox.js').Item} Item */
@@ -37,6 +47,8 @@ export class Sending {
   #newId;
   #outbox;
   #user = '';
+  /** Largest payload that this gateway takes; 0 before it said so. */
+  #payloadBytesMax = 0;
   #unansweredSinceMs = 0;
   /** Sends made before the first Welcome named the user. @type {{target: Target, item: Item}[]} */
   #early = [];
@@ -84,13 +96,14 @@ export class Sending {
    */
   send(target, { payload, kind = 'text', contentType, flags = 0, refSeq = 0 }) {
     const clientMsgId = this.#newId();
-    const bytes = payload instanceof Uint8Array;
-    const type = contentType ?? (bytes ? 'bytes' : typeof payload === 'string' ? 'text' : 'json');
+    const binary = payload instanceof Uint8Array;
+    const type = contentType ?? (binary ? 'bytes' : typeof payload === 'string' ? 'text' : 'json');
     const frame = {
       type: 'send', target, kind, flags, ref_seq: refSeq, client_msg_id: clientMsgId, content_type: type,
-      payload: bytes ? toBase64(payload) : payload,
+      payload: binary ? toBase64(payload) : payload,
     };
-    const item = { conv: '', clientMsgId, frame, attempts: 0 };
+    const bytes = { payload: payloadBytes(payload), frame: utf8Bytes(JSON.stringify(frame)) + FRAME_MORE_BYTES };
+    const item = { conv: '', clientMsgId, frame, bytes, attempts: 0 };
     const done = new Promise((resolve, reject) => this.#settle.set(clientMsgId, { resolve, reject }));
     // Who listens to events only must not be told of an unhandled rejection.
     done.catch(() => {});
@@ -113,19 +126,28 @@ export class Sending {
 
   /**
    * The connection is ready for sends.
-   * @param {{user: string, window: number}} welcome
+   * @param {{user: string, window: number, payload_bytes_max: number}} welcome
    */
-  online({ user, window }) {
+  online({ user, window, payload_bytes_max }) {
     this.#user = user;
+    this.#payloadBytesMax = payload_bytes_max;
     for (const { target, item } of this.#early.splice(0)) this.#enqueue(target, item);
     this.#outbox.online(window);
     this.#clockUnanswered();
   }
 
-  /** The connection is gone. */
-  offline() {
+  /**
+   * The connection is gone.
+   * @param {number} code the close code
+   */
+  offline(code) {
+    const largest = code === CLOSED_TOO_LARGE ? this.#outbox.largestInFlight : null;
     this.#outbox.offline();
     this.#unansweredSinceMs = 0;
+    // No other can have been too large if this one was not; without it the next connection lives.
+    if (!largest) return;
+    const text = `the gateway hung up on a frame of ${largest.bytes.frame} bytes, which is more than it takes`;
+    this.#outbox.fail(largest, { code: 'too_large', text });
   }
 
   /**
@@ -167,6 +189,12 @@ export class Sending {
       return;
     }
     item.conv = 'conv' in target ? target.conv : directConv(this.#user, target.user);
+    const { payload, frame } = item.bytes;
+    const limit = this.#payloadBytesMax;
+    if (payload > limit) return this.#refuse(item, 'too_large', `the message has ${payload} bytes, the limit is ${limit}`);
+    if (frame > FRAME_BYTES_MAX) {
+      return this.#refuse(item, 'too_large', `as JSON the message has ${frame} bytes, the limit is ${FRAME_BYTES_MAX}`);
+    }
     if (this.#outbox.push(item)) this.#clockUnanswered();
     else this.#refuse(item, 'queue_full', 'too many messages wait to be sent');
   }
