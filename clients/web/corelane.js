@@ -39,7 +39,8 @@ export { directConv, groupConv, isId, parseConv, peerOf } from './ids.js';
 /** @typedef {import('./connection.js').StateDetail} StateDetail */
 
 /**
- * Where a cursor outlives the page. Keep the conversations beside it: the next sync tells only what changed since.
+ * Where a cursor outlives the page. Keep the conversations beside it: the next sync tells only what changed since. It is
+ * saved when all that its sync told of was shown; what is unread then comes again as events after the next load.
  * @typedef {object} CursorStorage
  * @property {() => ({cursor: string, epoch: string} | null)} load
  * @property {(saved: {cursor: string, epoch: string} | null) => void} save

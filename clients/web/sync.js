@@ -40,6 +40,8 @@ export class Sync {
   #user = '';
   #epoch = '';
   #cursor = '';
+  /** The cursor that is saved as soon as nothing is missing; empty if the saved one is right. */
+  #unsaved = '';
   /** @type {Map<string, Timeline>} */
   #timelines = new Map();
   /** @type {Map<string, Message[]>} */
@@ -112,12 +114,7 @@ export class Sync {
     this.#show(timeline, timeline.offer(message), live);
     if (message.sender === this.#user && message.originTerminal) timeline.read(message.seq, message.n);
     this.changed(message.conv);
-    if (!timeline.gap || this.#gapTimers.has(timeline)) return;
-    this.#gapTimers.add(timeline);
-    this.#ports.after(GAP_GRACE_MS, () => {
-      this.#gapTimers.delete(timeline);
-      this.#fill(timeline);
-    });
+    if (timeline.gap && !this.#gapTimers.has(timeline)) this.#fillLater(timeline, GAP_GRACE_MS);
   }
 
   /**
@@ -176,13 +173,15 @@ export class Sync {
         for (const state of page.conversations) this.#take(state);
         cursor = page.cursor;
         if (page.more) continue;
-        this.#cursor = cursor;
-        this.#storage?.save({ cursor, epoch: this.#epoch });
+        this.#cursor = this.#unsaved = cursor;
         break;
       }
       for (const [conv, waiting] of [...this.#strangers]) {
         this.#begin(conv, Math.min(...waiting.map((message) => message.seq)) - 1);
       }
+      // What an earlier connection left missing need not have changed since.
+      this.#fillNext();
+      this.#saveWhenWhole();
       this.#ports.emit('synced', {});
     } catch (error) {
       const { code, text, retryable } = /** @type {CorelaneError} */ (error);
@@ -267,7 +266,7 @@ export class Sync {
    */
   async #fill(timeline) {
     const { conv } = timeline;
-    if (this.#filling.has(conv) || !timeline.gap || !this.#ports.online()) return;
+    if (this.#filling.has(conv) || !timeline.gap || !this.#ports.online() || this.#timelines.get(conv) !== timeline) return;
     // Those that find no place are taken up when one is free.
     if (this.#filling.size >= PULLS_MAX) return;
     this.#filling.add(conv);
@@ -290,7 +289,7 @@ export class Sync {
       if (this.#ports.incarnation() !== incarnation || this.#timelines.get(conv) !== timeline) return;
       const { code, text, retryable } = /** @type {CorelaneError} */ (error);
       if (retryable) {
-        this.#ports.after(500 + this.#ports.random() * 1500, () => this.#fill(timeline));
+        this.#fillLater(timeline, 500 + this.#ports.random() * 1500);
       } else if (code === 'ahead') {
         this.#timelines.delete(conv);
         this.#ports.forgotten(conv);
@@ -304,15 +303,28 @@ export class Sync {
       if (this.#ports.incarnation() === incarnation) {
         this.#filling.delete(conv);
         this.#fillNext();
+        this.#saveWhenWhole();
       }
     }
   }
 
-  /** Gives the free places to conversations that still miss something. */
+  /**
+   * @param {Timeline} timeline
+   * @param {number} ms
+   */
+  #fillLater(timeline, ms) {
+    this.#gapTimers.add(timeline);
+    this.#ports.after(ms, () => {
+      this.#gapTimers.delete(timeline);
+      this.#fill(timeline);
+    });
+  }
+
+  /** Gives the free places to conversations that still miss something and have no time of their own. */
   #fillNext() {
     for (const timeline of this.#timelines.values()) {
       if (this.#filling.size >= PULLS_MAX) return;
-      if (timeline.gap && !this.#filling.has(timeline.conv)) this.#ports.after(0, () => this.#fill(timeline));
+      if (timeline.gap && !this.#gapTimers.has(timeline)) this.#fill(timeline);
     }
   }
 
@@ -330,10 +342,21 @@ export class Sync {
     if (!pulled || upto.some(({ conv }) => !this.#timelines.has(conv))) this.sync();
   }
 
-  // ---- forgetting ----------------------------------------------------------------------------------------------
+  // ---- keeping and forgetting ----------------------------------------------------------------------------------------------
+
+  /**
+   * Saves the cursor when everything was shown that its sync told of. A page that is left before that comes back with the
+   * cursor before it, and is told again.
+   */
+  #saveWhenWhole() {
+    if (!this.#unsaved) return;
+    for (const { gap } of this.#timelines.values()) if (gap) return;
+    this.#storage?.save({ cursor: this.#unsaved, epoch: this.#epoch });
+    this.#unsaved = '';
+  }
 
   #forgetCursor() {
-    this.#cursor = '';
+    this.#cursor = this.#unsaved = '';
     this.#storage?.save(null);
   }
 
