@@ -42,6 +42,8 @@ export class Sync {
   #cursor = '';
   /** The cursor that is saved as soon as nothing is missing; empty if the saved one is right. */
   #unsaved = '';
+  /** Counts how often the cursor was dropped: a sync that ran meanwhile must not bring it back. */
+  #drops = 0;
   /** @type {Map<string, Timeline>} */
   #timelines = new Map();
   /** @type {Map<string, Message[]>} */
@@ -88,7 +90,7 @@ export class Sync {
     this.#user = user;
     this.#epoch = epoch;
     if (same) return;
-    this.#forgetCursor();
+    this.#dropCursor();
     if (known) this.#forgetAll();
   }
 
@@ -167,13 +169,14 @@ export class Sync {
     }
     this.#syncing = true;
     const incarnation = this.#ports.incarnation();
+    const drops = this.#drops;
     try {
       for (let cursor = this.#cursor; ; ) {
         const page = await this.#ports.request({ type: 'sync', cursor, limit: SYNC_LIMIT });
         for (const state of page.conversations) this.#take(state);
         cursor = page.cursor;
         if (page.more) continue;
-        this.#cursor = this.#unsaved = cursor;
+        if (drops === this.#drops) this.#cursor = this.#unsaved = cursor;
         break;
       }
       for (const [conv, waiting] of [...this.#strangers]) {
@@ -187,7 +190,7 @@ export class Sync {
       const { code, text, retryable } = /** @type {CorelaneError} */ (error);
       if (this.#ports.incarnation() !== incarnation) return;
       if (code === 'ahead') {
-        this.#forgetCursor();
+        this.#dropCursor();
         this.#forgetAll();
         this.#syncAgain = true;
       } else if (retryable) {
@@ -209,7 +212,9 @@ export class Sync {
   /** @param {any} state a conversation of a sync page */
   #take(state) {
     const { conv, head_seq, head_n, floor_seq, read_seq, read_n, last } = state;
-    const timeline = this.#timelines.get(conv) ?? this.#begin(conv, Math.max(read_seq, floor_seq, head_seq - this.#catchUpMax));
+    const begin = Math.min(head_seq, Math.max(read_seq, floor_seq, head_seq - this.#catchUpMax));
+    const timeline = this.#timelines.get(conv) ?? this.#begin(conv, begin);
+    if (head_seq < timeline.shownSeq) this.#doubt(timeline);
     timeline.head(head_seq, head_n);
     timeline.read(read_seq, read_n);
     timeline.floorSeq = Math.max(timeline.floorSeq, floor_seq);
@@ -291,10 +296,7 @@ export class Sync {
       if (retryable) {
         this.#fillLater(timeline, 500 + this.#ports.random() * 1500);
       } else if (code === 'ahead') {
-        this.#timelines.delete(conv);
-        this.#ports.forgotten(conv);
-        this.#forgetCursor();
-        this.sync();
+        this.#wentBack(timeline);
       } else {
         this.#show(timeline, timeline.skipTo(timeline.headSeq), false);
         this.#ports.emit('error', { code: code ?? 'internal', text: `${conv}: ${text ?? error}` });
@@ -306,6 +308,36 @@ export class Sync {
         this.#saveWhenWhole();
       }
     }
+  }
+
+  /**
+   * The sync says that the log ends before what was shown: a backup was restored, or a message overtook the page, or the
+   * user left the group and is told its state before that. Only the server knows, and says `ahead` in the first case.
+   * @param {Timeline} timeline
+   */
+  async #doubt(timeline) {
+    const next = timeline.shownSeq + 1;
+    try {
+      const page = await this.#ports.request({ type: 'pull', conv: timeline.conv, from_seq: next, to_seq: next, limit: 1 });
+      for (const each of page.messages.map(toMessage)) this.arrived(each, false);
+    } catch (error) {
+      // Any other refusal, or a lost connection, leaves it to the next sync.
+      if (/** @type {CorelaneError} */ (error).code === 'ahead') this.#wentBack(timeline);
+    }
+  }
+
+  /**
+   * The log of a conversation is another one than was shown. Others may have gone back with it that changed before the
+   * cursor: everything is asked for again.
+   * @param {Timeline} timeline
+   */
+  #wentBack(timeline) {
+    const { conv } = timeline;
+    if (this.#timelines.get(conv) !== timeline) return;
+    this.#timelines.delete(conv);
+    this.#ports.forgotten(conv);
+    this.#dropCursor();
+    this.sync();
   }
 
   /**
@@ -355,8 +387,9 @@ export class Sync {
     this.#unsaved = '';
   }
 
-  #forgetCursor() {
+  #dropCursor() {
     this.#cursor = this.#unsaved = '';
+    this.#drops += 1;
     this.#storage?.save(null);
   }
 
