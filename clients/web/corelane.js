@@ -19,7 +19,7 @@
  * - `reset` `{conv}`: forget what was shown of it (`null`: of all); the log changed, or too much was missed
  * - `ack` `{conv, seq, n, timeMs, clientMsgId}` and `sendfailed` `{conv, clientMsgId, code, text}`
  * - `read` `{conv, whose, seq}`, `typing` `{conv, from, on}`, `call` `{conv, from, callId, step, body}`
- * - `error` `{code, text}`: a refusal that belongs to nothing else
+ * - `error` `{code, text}`: a refusal that belongs to nothing else, or a message that the server cannot serve
  */
 
 import { Connection } from './connection.js';
@@ -202,7 +202,7 @@ export class CorelaneClient extends EventTarget {
   }
 
   /**
-   * All messages of a range, in order.
+   * All messages of a range, in order. One that the server has and cannot serve is passed over and told as `error`.
    * @param {string} conv
    * @param {number} fromSeq
    * @param {number} toSeq

@@ -13,6 +13,8 @@ import { Timeline } from './timeline.js';
 const PULLS_MAX = 4;
 const PULL_LIMIT = 200;
 const SYNC_LIMIT = 200;
+/** What a read is refused with that meets a damaged row. */
+const DAMAGED = 'rejected';
 /** An ack may overtake messages of others that are on their way: a gap is pulled when it is older than this. */
 const GAP_GRACE_MS = 200;
 /** Messages of conversations not known yet, waiting for the sync that tells of them. */
@@ -230,6 +232,34 @@ export class Sync {
   // ---- pulls ---------------------------------------------------------------------------------------------------
 
   /**
+   * One page of a range, and up to where it is the last word. The server refuses a read that meets a damaged row: fewer
+   * places are asked for until that row stands alone. It is passed over, and nothing else is.
+   * @param {string} conv
+   * @param {number} from
+   * @param {number} to
+   * @param {{limit: number}} span places to ask for; halved by each refusal, doubled by each page
+   * @returns {Promise<any>}
+   */
+  async #page(conv, from, to, span) {
+    for (;;) {
+      const limit = Math.min(span.limit, to - from + 1);
+      const asked = from + limit - 1;
+      try {
+        const page = await this.#ports.request({ type: 'pull', conv, from_seq: from, to_seq: asked, limit });
+        span.limit = Math.min(2 * span.limit, PULL_LIMIT);
+        return { ...page, upto: page.next_seq > from ? page.next_seq - 1 : asked };
+      } catch (error) {
+        const { code, text } = /** @type {CorelaneError} */ (error);
+        if (code !== DAMAGED) throw error;
+        span.limit = Math.max(1, Math.floor(limit / 2));
+        if (limit > 1) continue;
+        this.#ports.emit('error', { code, text: `${conv}: ${text}` });
+        return { messages: [], upto: from, head_seq: 0, head_n: 0, floor_seq: 0 };
+      }
+    }
+  }
+
+  /**
    * All messages of a range, in order; they are not shown.
    * @param {string} conv
    * @param {number} fromSeq
@@ -238,13 +268,13 @@ export class Sync {
    */
   async pull(conv, fromSeq, toSeq) {
     const messages = [];
+    const span = { limit: PULL_LIMIT };
     for (let from = fromSeq; from <= toSeq; ) {
-      const limit = Math.min(PULL_LIMIT, toSeq - from + 1);
-      const page = await this.#ports.request({ type: 'pull', conv, from_seq: from, to_seq: toSeq, limit });
+      const page = await this.#page(conv, from, toSeq, span);
       messages.push(...page.messages.map(toMessage));
       this.#timelines.get(conv)?.head(page.head_seq, page.head_n);
-      if (!(page.next_seq > from)) break;
-      from = page.next_seq;
+      if (page.head_seq > 0 && page.upto >= page.head_seq) break;
+      from = page.upto + 1;
     }
     return messages;
   }
@@ -257,12 +287,15 @@ export class Sync {
    * @returns {Promise<{messages: Message[], more: boolean}>}
    */
   async history(conv, beforeSeq, limit) {
-    const floor = this.#timelines.get(conv)?.floorSeq ?? 0;
-    const to = beforeSeq - 1;
-    const from = Math.max(1, floor + 1, to - limit + 1);
-    if (to < from) return { messages: [], more: false };
-    const messages = await this.pull(conv, from, to);
-    return { messages, more: from > Math.max(1, (this.#timelines.get(conv)?.floorSeq ?? 0) + 1) };
+    const first = () => Math.max(1, (this.#timelines.get(conv)?.floorSeq ?? 0) + 1);
+    for (let to = beforeSeq - 1; ; ) {
+      const from = Math.max(first(), to - limit + 1);
+      if (to < from) return { messages: [], more: false };
+      const messages = await this.pull(conv, from, to);
+      const more = from > first();
+      if (messages.length > 0 || !more) return { messages, more };
+      to = from - 1;
+    }
   }
 
   /**
@@ -276,18 +309,16 @@ export class Sync {
     if (this.#filling.size >= PULLS_MAX) return;
     this.#filling.add(conv);
     const incarnation = this.#ports.incarnation();
+    const span = { limit: PULL_LIMIT };
     try {
       for (let gap = timeline.gap; gap; gap = timeline.gap) {
-        const page = await this.#ports.request({
-          type: 'pull', conv, from_seq: gap.from, to_seq: gap.to, limit: Math.min(PULL_LIMIT, gap.to - gap.from + 1),
-        });
+        const page = await this.#page(conv, gap.from, gap.to, span);
         if (this.#timelines.get(conv) !== timeline) return;
         timeline.head(page.head_seq, page.head_n);
         timeline.floorSeq = Math.max(timeline.floorSeq, page.floor_seq);
         for (const each of page.messages.map(toMessage)) this.#show(timeline, timeline.offer(each), false);
         // The answer is the last word about its range: what is not in it (below the floor, before one joined) is not there.
-        const complete = page.next_seq > gap.from ? page.next_seq - 1 : gap.to;
-        this.#show(timeline, timeline.skipTo(Math.max(Math.min(page.floor_seq, gap.to), complete)), false);
+        this.#show(timeline, timeline.skipTo(Math.max(Math.min(page.floor_seq, gap.to), page.upto)), false);
         this.changed(conv);
       }
     } catch (error) {

@@ -141,3 +141,14 @@ test('another epoch drops the cursor and what was shown', async () => {
   assert.ok(client.log.some((entry) => entry.type === 'reset' && entry.conv === null));
   assert.equal(client.conversations.get(CONV).headSeq, 2);
 });
+
+test('a pulled range that reaches beyond the end is complete with it', async () => {
+  const world = new FakeWorld();
+  const client = world.client();
+  await world.login(client, { conversations: [convState(3, 3)] });
+  const asked = client.pull(CONV, 2, 1000);
+  const [pull] = world.take('pull');
+  await world.say(pullPage(pull, [message(2), message(3)], 3));
+  assert.deepEqual(world.take('pull'), []);
+  assert.deepEqual((await asked).map((each) => each.seq), [2, 3]);
+});
