@@ -7,9 +7,9 @@
  *     const { clientMsgId, done } = client.send({ user: 'bob' }, { payload: 'hello' });
  *
  * Ties the connection (`connection.js`), what is on its way out (`sending.js`, `outbox.js`), what is known of each
- * conversation (`sync.js`, `timeline.js`) and how far was read (`marks.js`). Never shows a message twice or out of order;
- * what it missed it pulls. Bounds: the outbox refuses a message when full, unread messages are fetched by itself up to
- * `catchUpMax` per conversation (older ones are there for `history`), four pulls at a time.
+ * conversation (`sync.js`, `pulls.js`, `timeline.js`) and how far was read (`marks.js`). Never shows a message twice or
+ * out of order; what it missed it pulls. Bounds: the outbox refuses a message when full, unread messages are fetched by
+ * itself up to `catchUpMax` per conversation (older ones are there for `history`), four pulls at a time.
  *
  * Events (`detail`):
  * - `state` {@link StateDetail}: connecting, online, waiting (for the next attempt), closed (given up or `close()`)
@@ -27,6 +27,7 @@ import { CorelaneError, refusal } from './error.js';
 import { directConv, plainId } from './ids.js';
 import { ReadMarks } from './marks.js';
 import { toMessage } from './message.js';
+import { Pulls } from './pulls.js';
 import { Sending } from './sending.js';
 import { Sync } from './sync.js';
 
@@ -85,6 +86,8 @@ export class CorelaneClient extends EventTarget {
   #env;
   /** @type {Connection} */
   #connection;
+  /** @type {Pulls} */
+  #pulls;
   /** @type {Sync} */
   #sync;
   /** @type {Sending} */
@@ -126,11 +129,13 @@ export class CorelaneClient extends EventTarget {
     const request = (/** @type {Record<string, unknown>} */ frame) => connection.request(frame);
     const after = (/** @type {number} */ ms, /** @type {() => void} */ run) => connection.after(ms, run);
     const { random } = env;
-    this.#sync = new Sync(options, {
+    const timeline = (/** @type {string} */ conv) => this.conversations.get(conv);
+    this.#pulls = new Pulls({ timeline, request, emit });
+    this.#sync = new Sync(options, this.#pulls, {
       online, request, after, random, emit, incarnation: () => connection.incarnation, forgotten: (conv) => this.#forgotten(conv),
     });
     this.#marks = new ReadMarks({
-      online, request, after, random, timeline: (conv) => this.conversations.get(conv), changed: (conv) => this.#sync.changed(conv),
+      online, request, after, random, timeline, changed: (conv) => this.#sync.changed(conv),
     });
     this.#sending = new Sending(options, env, {
       transmit: (frame) => connection.transmit(frame),
@@ -198,7 +203,7 @@ export class CorelaneClient extends EventTarget {
    * @returns {Promise<{messages: Message[], more: boolean}>}
    */
   history(conv, beforeSeq, limit = 50) {
-    return this.#sync.history(conv, beforeSeq, limit);
+    return this.#pulls.history(conv, beforeSeq, limit);
   }
 
   /**
@@ -209,7 +214,7 @@ export class CorelaneClient extends EventTarget {
    * @returns {Promise<Message[]>}
    */
   pull(conv, fromSeq, toSeq) {
-    return this.#sync.pull(conv, fromSeq, toSeq);
+    return this.#pulls.pull(conv, fromSeq, toSeq);
   }
 
   /**

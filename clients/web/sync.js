@@ -8,13 +8,11 @@
  */
 
 import { toMessage } from './message.js';
+import { wholePages } from './pulls.js';
 import { Timeline } from './timeline.js';
 
 const PULLS_MAX = 4;
-const PULL_LIMIT = 200;
 const SYNC_LIMIT = 200;
-/** What a read is refused with that meets a damaged row. */
-const DAMAGED = 'rejected';
 /** An ack may overtake messages of others that are on their way: a gap is pulled when it is older than this. */
 const GAP_GRACE_MS = 200;
 /** Messages of conversations not known yet, waiting for the sync that tells of them. */
@@ -37,6 +35,7 @@ const STRANGERS_MAX = 1000;
 
 export class Sync {
   #ports;
+  #pulls;
   #catchUpMax;
   #storage;
   #user = '';
@@ -60,9 +59,11 @@ export class Sync {
 
   /**
    * @param {{catchUpMax: number, storage?: import('./corelane.js').CursorStorage}} options
+   * @param {import('./pulls.js').Pulls} pulls
    * @param {SyncPorts} ports
    */
-  constructor({ catchUpMax, storage }, ports) {
+  constructor({ catchUpMax, storage }, pulls, ports) {
+    this.#pulls = pulls;
     this.#catchUpMax = catchUpMax;
     this.#storage = storage;
     this.#ports = ports;
@@ -232,73 +233,6 @@ export class Sync {
   // ---- pulls ---------------------------------------------------------------------------------------------------
 
   /**
-   * One page of a range, and up to where it is the last word. The server refuses a read that meets a damaged row: fewer
-   * places are asked for until that row stands alone. It is passed over, and nothing else is.
-   * @param {string} conv
-   * @param {number} from
-   * @param {number} to
-   * @param {{limit: number}} span places to ask for; halved by each refusal, doubled by each page
-   * @returns {Promise<any>}
-   */
-  async #page(conv, from, to, span) {
-    for (;;) {
-      const limit = Math.min(span.limit, to - from + 1);
-      const asked = from + limit - 1;
-      try {
-        const page = await this.#ports.request({ type: 'pull', conv, from_seq: from, to_seq: asked, limit });
-        span.limit = Math.min(2 * span.limit, PULL_LIMIT);
-        return { ...page, upto: page.next_seq > from ? page.next_seq - 1 : asked };
-      } catch (error) {
-        const { code, text } = /** @type {CorelaneError} */ (error);
-        if (code !== DAMAGED) throw error;
-        span.limit = Math.max(1, Math.floor(limit / 2));
-        if (limit > 1) continue;
-        this.#ports.emit('error', { code, text: `${conv}: ${text}` });
-        return { messages: [], upto: from, head_seq: 0, head_n: 0, floor_seq: 0 };
-      }
-    }
-  }
-
-  /**
-   * All messages of a range, in order; they are not shown.
-   * @param {string} conv
-   * @param {number} fromSeq
-   * @param {number} toSeq
-   * @returns {Promise<Message[]>}
-   */
-  async pull(conv, fromSeq, toSeq) {
-    const messages = [];
-    const span = { limit: PULL_LIMIT };
-    for (let from = fromSeq; from <= toSeq; ) {
-      const page = await this.#page(conv, from, toSeq, span);
-      messages.push(...page.messages.map(toMessage));
-      this.#timelines.get(conv)?.head(page.head_seq, page.head_n);
-      if (page.head_seq > 0 && page.upto >= page.head_seq) break;
-      from = page.upto + 1;
-    }
-    return messages;
-  }
-
-  /**
-   * Older messages, in order, that end before `beforeSeq`.
-   * @param {string} conv
-   * @param {number} beforeSeq
-   * @param {number} limit
-   * @returns {Promise<{messages: Message[], more: boolean}>}
-   */
-  async history(conv, beforeSeq, limit) {
-    const first = () => Math.max(1, (this.#timelines.get(conv)?.floorSeq ?? 0) + 1);
-    for (let to = beforeSeq - 1; ; ) {
-      const from = Math.max(first(), to - limit + 1);
-      if (to < from) return { messages: [], more: false };
-      const messages = await this.pull(conv, from, to);
-      const more = from > first();
-      if (messages.length > 0 || !more) return { messages, more };
-      to = from - 1;
-    }
-  }
-
-  /**
    * Pulls what is missing until nothing is.
    * @param {Timeline} timeline
    */
@@ -309,10 +243,10 @@ export class Sync {
     if (this.#filling.size >= PULLS_MAX) return;
     this.#filling.add(conv);
     const incarnation = this.#ports.incarnation();
-    const span = { limit: PULL_LIMIT };
+    const span = wholePages();
     try {
       for (let gap = timeline.gap; gap; gap = timeline.gap) {
-        const page = await this.#page(conv, gap.from, gap.to, span);
+        const page = await this.#pulls.page(conv, gap.from, gap.to, span);
         if (this.#timelines.get(conv) !== timeline) return;
         timeline.head(page.head_seq, page.head_n);
         timeline.floorSeq = Math.max(timeline.floorSeq, page.floor_seq);

@@ -43,6 +43,7 @@ const WEB: &[corelane_router::api::WebFile] = web_files! {
     "marks.js" => "text/javascript; charset=utf-8",
     "message.js" => "text/javascript; charset=utf-8",
     "outbox.js" => "text/javascript; charset=utf-8",
+    "pulls.js" => "text/javascript; charset=utf-8",
     "sending.js" => "text/javascript; charset=utf-8",
     "sync.js" => "text/javascript; charset=utf-8",
     "timeline.js" => "text/javascript; charset=utf-8",
