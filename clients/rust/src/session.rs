@@ -27,6 +27,9 @@ const GATE_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// First bound of that pause.
 const GATE_PAUSE_MIN: Duration = Duration::from_millis(100);
 
+/// The gateway hung up on a frame that was too large (RFC 6455 section 7.4.1).
+const CLOSED_TOO_LARGE: u16 = 1009;
+
 /// What happens at a moment.
 #[derive(Debug)]
 pub(crate) enum Timer {
@@ -105,6 +108,8 @@ pub(crate) struct Session {
     last_ref: u32,
     last_heard: Option<Instant>,
     heartbeat: Duration,
+    /// Largest payload that the gateway takes; no limit before its first `Welcome`.
+    payload_bytes_max: usize,
     failures: u32,
     token_expired: bool,
     /// Between these moments the gateway wants its clients back elsewhere.
@@ -137,6 +142,7 @@ impl Session {
             last_ref: 0,
             last_heard: None,
             heartbeat: Duration::ZERO,
+            payload_bytes_max: usize::MAX,
             failures: 0,
             token_expired: false,
             away: None,
@@ -193,6 +199,10 @@ impl Session {
     pub(crate) fn command(&mut self, now: Instant, command: Command) {
         match command {
             Command::Send(conv, body, done) => {
+                let (bytes, bytes_max) = (body.payload.len(), self.payload_bytes_max);
+                if bytes > bytes_max {
+                    return answer(done, Err(ClientError::TooLarge { bytes, bytes_max }));
+                }
                 if let Err(item) = self.outbox.push(conv, Item::new(body, done)) {
                     let full = ClientError::OutboxFull {
                         slots: self.options.outbox_slots,
@@ -308,6 +318,13 @@ impl Session {
         self.ending = None;
         self.out.clear();
         self.timers.clear();
+        if ending.code == CLOSED_TOO_LARGE
+            && let Some(item) = self.outbox.take_largest()
+        {
+            // No other can have been too large if this one was not; without it the next connection lives.
+            let bytes = item.body.payload.len();
+            answer(item.done, Err(ClientError::HungUp { bytes }));
+        }
         self.outbox.offline();
         self.forget_fills();
         self.sync = None;
@@ -403,6 +420,7 @@ impl Session {
         self.epoch = welcome.epoch;
         self.online = true;
         self.failures = 0;
+        self.payload_bytes_max = welcome.payload_bytes_max as usize;
         self.token_expired = false;
         self.away = None;
         self.heartbeat = Duration::from_millis(welcome.heartbeat_ms.max(100).into());
