@@ -52,6 +52,8 @@ pub(crate) enum Timer {
 pub(crate) enum Waiting {
     Sync,
     Fill(ConvId, RangeInclusive<u64>),
+    /// Whether the log goes on at this place.
+    Doubt(ConvId, u64),
     Pull(Answer<PullAnswer>),
     Read(Answer<body::ReadUpTo>),
     Presence(Answer<body::Presence>),
@@ -73,6 +75,8 @@ pub(crate) struct SyncRun {
     pub(crate) states: Vec<body::ConvState>,
     /// Asked for once more meanwhile.
     pub(crate) again: bool,
+    /// The cursor was dropped meanwhile: this sync must not bring it back.
+    pub(crate) dropped: bool,
 }
 
 /// A session of one user on one terminal.
@@ -507,6 +511,7 @@ impl Session {
             Answered::Unknown => match self.answered(reference) {
                 Some(Waiting::Sync) => self.sync_refused(now, code, text),
                 Some(Waiting::Fill(conv, gap)) => self.fill_refused(now, &conv, *gap.end(), code, text),
+                Some(Waiting::Doubt(conv, seq)) => self.doubt_refused(now, &conv, seq, code),
                 Some(waiting) => refuse(waiting, ClientError::Refused { code, text }),
                 None => self.events.push_back(Event::Error {
                     code: body.code,
@@ -529,6 +534,11 @@ impl Session {
         let messages = messages.collect::<Result<Vec<_>, _>>()?;
         match self.answered(reference) {
             Some(Waiting::Fill(conv, gap)) => self.filled(now, &conv, gap, page, messages),
+            Some(Waiting::Doubt(..)) => {
+                for message in messages {
+                    self.arrived(now, message, Source::Pulled);
+                }
+            }
             Some(Waiting::Pull(done)) => {
                 let body::PullPage {
                     next_seq,
@@ -579,7 +589,7 @@ pub(crate) fn answer<T>(to: Answer<T>, result: Result<T, ClientError>) {
 
 fn refuse(waiting: Waiting, error: ClientError) {
     match waiting {
-        Waiting::Sync | Waiting::Fill(..) => {}
+        Waiting::Sync | Waiting::Fill(..) | Waiting::Doubt(..) => {}
         Waiting::Pull(done) => answer(done, Err(error)),
         Waiting::Read(done) => answer(done, Err(error)),
         Waiting::Presence(done) => answer(done, Err(error)),

@@ -42,6 +42,11 @@ impl Timeline {
         self.head_seq
     }
 
+    /// Last place that was handed out or passed over.
+    pub(crate) fn shown_seq(&self) -> u64 {
+        self.shown_seq
+    }
+
     /// How much is known to exist and was not handed out.
     pub(crate) fn behind(&self) -> u64 {
         self.head_seq - self.shown_seq
