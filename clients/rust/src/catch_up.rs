@@ -157,14 +157,14 @@ impl Session {
         let Some(timeline) = self.timelines.get_mut(id).filter(|timeline| !timeline.filling) else {
             return;
         };
-        let Some(gap) = timeline.gap() else { return };
+        let Some(gap) = timeline.wanted() else { return };
         timeline.filling = true;
         self.fills += 1;
         let pull = body::Pull {
             conv: id.as_bytes().to_vec(),
             from_seq: *gap.start(),
             to_seq: *gap.end(),
-            limit: PAGE_ITEMS_MAX,
+            limit: timeline.pull_limit(),
         };
         self.ask(now, FrameKind::Pull, &pull, Waiting::Fill(id.clone(), gap));
     }
@@ -181,6 +181,7 @@ impl Session {
         let (from, to) = gap.into_inner();
         if let Some(timeline) = self.timelines.get_mut(id) {
             let mut shown = Vec::new();
+            timeline.served();
             timeline.head(page.head_seq);
             for message in messages {
                 timeline.offer(message, Source::Pulled, &mut shown);
@@ -200,11 +201,13 @@ impl Session {
         &mut self,
         now: Instant,
         id: &ConvId,
-        to: u64,
+        gap: RangeInclusive<u64>,
         code: Option<ErrorCode>,
         text: String,
     ) {
         self.fill_done(id);
+        let mut shown = Vec::new();
+        let mut passed_over = false;
         match code {
             Some(code) if code.is_retryable() => {
                 if let Some(timeline) = self.timelines.get_mut(id) {
@@ -213,18 +216,25 @@ impl Session {
                 }
             }
             Some(ErrorCode::Ahead) => self.went_back(now, id),
-            _ => {
-                let mut shown = Vec::new();
+            Some(ErrorCode::Rejected) => {
                 if let Some(timeline) = self.timelines.get_mut(id) {
-                    timeline.skip_to(to, &mut shown);
+                    passed_over = timeline.damaged(gap, &mut shown);
                 }
-                self.show(shown);
-                self.events.push_back(Event::Error {
-                    code: code.map_or(0, |code| code as u16),
-                    text,
-                });
+            }
+            _ => {
+                if let Some(timeline) = self.timelines.get_mut(id) {
+                    timeline.skip_to(timeline.head_seq(), &mut shown);
+                }
+                passed_over = true;
             }
         }
+        if passed_over {
+            self.events.push_back(Event::Error {
+                code: code.map_or(0, |code| code as u16),
+                text,
+            });
+        }
+        self.show(shown);
         self.fill_waiting(now);
     }
 

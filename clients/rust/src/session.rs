@@ -510,7 +510,7 @@ impl Session {
             Answered::Again => {}
             Answered::Unknown => match self.answered(reference) {
                 Some(Waiting::Sync) => self.sync_refused(now, code, text),
-                Some(Waiting::Fill(conv, gap)) => self.fill_refused(now, &conv, *gap.end(), code, text),
+                Some(Waiting::Fill(conv, gap)) => self.fill_refused(now, &conv, gap, code, text),
                 Some(Waiting::Doubt(conv, seq)) => self.doubt_refused(now, &conv, seq, code),
                 Some(waiting) => refuse(waiting, ClientError::Refused { code, text }),
                 None => self.events.push_back(Event::Error {
