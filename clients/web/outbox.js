@@ -19,6 +19,7 @@ export const OUTBOX_SLOTS = 1000;
  * @property {string} conv
  * @property {string} clientMsgId made once, kept for every attempt
  * @property {Record<string, unknown>} frame the Send frame without `ref` and `restart`
+ * @property {{payload: number, frame: number}} bytes how large its payload is, and its frame as JSON
  * @property {number} attempts
  */
 
@@ -72,6 +73,15 @@ export class Outbox {
   /** Sends without an answer. */
   get unanswered() {
     return this.#inFlight.size;
+  }
+
+  /** The send with the largest frame of those without an answer. @returns {Item | null} */
+  get largestInFlight() {
+    let largest = null;
+    for (const { item } of this.#inFlight.values()) {
+      if (!largest || item.bytes.frame > largest.bytes.frame) largest = item;
+    }
+    return largest;
   }
 
   /**
@@ -141,6 +151,18 @@ export class Outbox {
     if (lane.blocked && lane.inFlight === 0 && !lane.cancelPause) this.#pause(lane);
     this.#pump();
     return true;
+  }
+
+  /**
+   * Gives a message back as failed that is not in flight.
+   * @param {Item} item
+   * @param {{code: string, text: string}} error
+   */
+  fail(item, error) {
+    const lane = this.#lanes.get(item.conv);
+    if (!lane?.items.includes(item)) return;
+    this.#remove(lane, item);
+    this.#ports.failed(item, error);
   }
 
   /**

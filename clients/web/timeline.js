@@ -10,23 +10,7 @@
 /** Most messages held behind a gap. */
 export const HELD_MAX = 512;
 
-/**
- * A message as the SDK hands it out.
- * @typedef {object} Message
- * @property {string} conv conversation id as text
- * @property {number} seq place in the conversation, dense from 1
- * @property {number} n countable messages up to and with this one
- * @property {string} sender
- * @property {string | number} kind name of the kind, or its number if it has no name here
- * @property {number} flags
- * @property {number} refSeq the earlier message this one is about; 0 for none
- * @property {string} originTerminal class of the terminal it was sent from; empty for a backend
- * @property {string} originDevice
- * @property {string} clientMsgId 32 hex digits
- * @property {number} timeMs when the store took it
- * @property {string | number} contentType
- * @property {unknown} payload string, JSON value or bytes, as `contentType` says
- */
+/** @typedef {import('./message.js').Message} Message */
 
 export class Timeline {
   /** @type {Map<number, Message>} */
@@ -39,6 +23,8 @@ export class Timeline {
   constructor(conv, shownSeq) {
     this.conv = conv;
     this.shownSeq = shownSeq;
+    /** Countable messages up to `shownSeq`, at least. */
+    this.shownN = 0;
     this.headSeq = shownSeq;
     this.headN = 0;
     this.floorSeq = 0;
@@ -78,7 +64,7 @@ export class Timeline {
       if (this.#held.size < HELD_MAX) this.#held.set(message.seq, message);
       return [];
     }
-    this.shownSeq = message.seq;
+    this.#shown(message);
     return [message, ...this.#release()];
   }
 
@@ -92,8 +78,10 @@ export class Timeline {
     const shown = [];
     for (const at of [...this.#held.keys()].sort((a, b) => a - b)) {
       if (at > seq) break;
-      shown.push(/** @type {Message} */ (this.#held.get(at)));
+      const message = /** @type {Message} */ (this.#held.get(at));
       this.#held.delete(at);
+      this.#shown(message);
+      shown.push(message);
     }
     this.shownSeq = seq;
     this.headSeq = Math.max(this.headSeq, seq);
@@ -139,9 +127,15 @@ export class Timeline {
     }
     for (let next = this.#held.get(this.shownSeq + 1); next; next = this.#held.get(this.shownSeq + 1)) {
       this.#held.delete(next.seq);
-      this.shownSeq = next.seq;
+      this.#shown(next);
       shown.push(next);
     }
     return shown;
+  }
+
+  /** @param {Message} message */
+  #shown({ seq, n }) {
+    this.shownSeq = seq;
+    this.shownN = n;
   }
 }

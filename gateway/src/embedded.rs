@@ -33,12 +33,19 @@ const WEB: &[corelane_router::api::WebFile] = web_files! {
     "app.js" => "text/javascript; charset=utf-8",
     "backoff.js" => "text/javascript; charset=utf-8",
     "chat.js" => "text/javascript; charset=utf-8",
+    "connection.js" => "text/javascript; charset=utf-8",
     "corelane.js" => "text/javascript; charset=utf-8",
     "dom.js" => "text/javascript; charset=utf-8",
     "emoji.js" => "text/javascript; charset=utf-8",
+    "error.js" => "text/javascript; charset=utf-8",
     "ids.js" => "text/javascript; charset=utf-8",
     "list.js" => "text/javascript; charset=utf-8",
+    "marks.js" => "text/javascript; charset=utf-8",
+    "message.js" => "text/javascript; charset=utf-8",
     "outbox.js" => "text/javascript; charset=utf-8",
+    "pulls.js" => "text/javascript; charset=utf-8",
+    "sending.js" => "text/javascript; charset=utf-8",
+    "sync.js" => "text/javascript; charset=utf-8",
     "timeline.js" => "text/javascript; charset=utf-8",
     "style.css" => "text/css; charset=utf-8",
 };
@@ -148,4 +155,36 @@ fn demo_token(config: &Config, user: &str) -> Result<String, Box<dyn std::error:
         scopes: Vec::new(),
     };
     Ok(token::issue(&token_secret(config)?, &claims)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::WEB;
+
+    #[test]
+    fn every_module_that_the_page_imports_is_embedded() {
+        let names: Vec<&str> = WEB
+            .iter()
+            .map(|(name, _, _)| name.trim_start_matches('/'))
+            .collect();
+        let mut imports = 0;
+        for (name, _, bytes) in WEB {
+            let text = std::str::from_utf8(bytes).unwrap();
+            for line in text
+                .lines()
+                .filter(|line| line.starts_with("import ") || line.starts_with("export {"))
+            {
+                let Some((_, path)) = line.split_once(" from './") else {
+                    continue;
+                };
+                let wanted = path.trim_end_matches("';");
+                assert!(
+                    names.contains(&wanted),
+                    "{name} imports {wanted}, which is not embedded"
+                );
+                imports += 1;
+            }
+        }
+        assert!(imports > 10, "{imports} imports were found");
+    }
 }

@@ -97,8 +97,14 @@ impl Session {
             self.ask(now, FrameKind::Sync, &sync, Waiting::Sync);
             return Ok(());
         }
-        self.cursor = page.cursor;
-        let SyncRun { states, again } = self.sync.take().unwrap_or_default();
+        let SyncRun {
+            states,
+            again,
+            dropped,
+        } = self.sync.take().unwrap_or_default();
+        if !dropped {
+            self.cursor = page.cursor;
+        }
         for asker in self.sync_askers.drain(..) {
             answer(asker, Ok(states.clone()));
         }
@@ -111,6 +117,8 @@ impl Session {
                 self.arrived(now, message, Source::Live);
             }
         }
+        // What an earlier connection left missing need not have changed since.
+        self.fill_waiting(now);
         self.events.push_back(Event::Synced);
         self.sync_once_more(now, again);
         Ok(())
@@ -149,14 +157,14 @@ impl Session {
         let Some(timeline) = self.timelines.get_mut(id).filter(|timeline| !timeline.filling) else {
             return;
         };
-        let Some(gap) = timeline.gap() else { return };
+        let Some(gap) = timeline.wanted() else { return };
         timeline.filling = true;
         self.fills += 1;
         let pull = body::Pull {
             conv: id.as_bytes().to_vec(),
             from_seq: *gap.start(),
             to_seq: *gap.end(),
-            limit: PAGE_ITEMS_MAX,
+            limit: timeline.pull_limit(),
         };
         self.ask(now, FrameKind::Pull, &pull, Waiting::Fill(id.clone(), gap));
     }
@@ -173,6 +181,7 @@ impl Session {
         let (from, to) = gap.into_inner();
         if let Some(timeline) = self.timelines.get_mut(id) {
             let mut shown = Vec::new();
+            timeline.served();
             timeline.head(page.head_seq);
             for message in messages {
                 timeline.offer(message, Source::Pulled, &mut shown);
@@ -192,11 +201,13 @@ impl Session {
         &mut self,
         now: Instant,
         id: &ConvId,
-        to: u64,
+        gap: RangeInclusive<u64>,
         code: Option<ErrorCode>,
         text: String,
     ) {
         self.fill_done(id);
+        let mut shown = Vec::new();
+        let mut passed_over = false;
         match code {
             Some(code) if code.is_retryable() => {
                 if let Some(timeline) = self.timelines.get_mut(id) {
@@ -204,25 +215,66 @@ impl Session {
                     self.at(now + random_up_to(ASK_AGAIN), Timer::Gap(id.clone()));
                 }
             }
-            Some(ErrorCode::Ahead) => {
-                self.timelines.remove(id);
-                self.cursor.clear();
-                self.events.push_back(Event::Reset(Some(id.clone())));
-                self.start_sync(now);
+            Some(ErrorCode::Ahead) => self.went_back(now, id),
+            Some(ErrorCode::Rejected) => {
+                if let Some(timeline) = self.timelines.get_mut(id) {
+                    passed_over = timeline.damaged(gap, &mut shown);
+                }
             }
             _ => {
-                let mut shown = Vec::new();
                 if let Some(timeline) = self.timelines.get_mut(id) {
-                    timeline.skip_to(to, &mut shown);
+                    timeline.skip_to(timeline.head_seq(), &mut shown);
                 }
-                self.show(shown);
-                self.events.push_back(Event::Error {
-                    code: code.map_or(0, |code| code as u16),
-                    text,
-                });
+                passed_over = true;
             }
         }
+        if passed_over {
+            self.events.push_back(Event::Error {
+                code: code.map_or(0, |code| code as u16),
+                text,
+            });
+        }
+        self.show(shown);
         self.fill_waiting(now);
+    }
+
+    /// The sync says that the log ends before what was shown: a backup was restored, or a message overtook the page, or
+    /// the user left the group and is told its state before that. Only the server knows, and says `Ahead` in the first
+    /// case.
+    fn doubt(&mut self, now: Instant, id: &ConvId, shown_seq: u64) {
+        let next = shown_seq + 1;
+        let pull = body::Pull {
+            conv: id.as_bytes().to_vec(),
+            from_seq: next,
+            to_seq: next,
+            limit: 1,
+        };
+        self.ask(now, FrameKind::Pull, &pull, Waiting::Doubt(id.clone(), next));
+    }
+
+    /// Any other refusal leaves it to the next sync.
+    pub(crate) fn doubt_refused(&mut self, now: Instant, id: &ConvId, seq: u64, code: Option<ErrorCode>) {
+        let timeline = self.timelines.get(id);
+        let same = timeline.is_some_and(|timeline| timeline.shown_seq() + 1 >= seq);
+        if same && code == Some(ErrorCode::Ahead) {
+            self.went_back(now, id);
+        }
+    }
+
+    /// The log of a conversation is another one than was shown. Others may have gone back with it that changed before
+    /// the cursor: everything is asked for again.
+    fn went_back(&mut self, now: Instant, id: &ConvId) {
+        self.timelines.remove(id);
+        self.drop_cursor();
+        self.events.push_back(Event::Reset(Some(id.clone())));
+        self.start_sync(now);
+    }
+
+    fn drop_cursor(&mut self) {
+        self.cursor.clear();
+        if let Some(run) = &mut self.sync {
+            run.dropped = true;
+        }
     }
 
     pub(crate) fn pull_required(
@@ -261,7 +313,7 @@ impl Session {
 
     /// The log is another one.
     pub(crate) fn forget_log(&mut self) {
-        self.cursor.clear();
+        self.drop_cursor();
         self.timelines.clear();
         self.strangers.clear();
         self.stranger_count = 0;
@@ -280,11 +332,15 @@ impl Session {
         let Some(timeline) = self.timelines.get_mut(id) else {
             return;
         };
+        let shown_seq = timeline.shown_seq();
         timeline.head(state.head_seq);
         if timeline.behind() > most {
             let start = timeline.head_seq() - most;
             timeline.restart(start);
             self.events.push_back(Event::Reset(Some(id.clone())));
+        }
+        if state.head_seq < shown_seq {
+            self.doubt(now, id, shown_seq);
         }
         self.fill(now, id);
     }

@@ -34,6 +34,20 @@ pub enum ClientError {
         /// The limit.
         slots: usize,
     },
+    /// The payload is larger than the gateway takes; it was not sent. Make it smaller.
+    #[error("the message has {bytes} bytes, the limit is {bytes_max}")]
+    TooLarge {
+        /// Size of the payload.
+        bytes: usize,
+        /// The limit, as the `Welcome` told it.
+        bytes_max: usize,
+    },
+    /// The gateway closed the connection with 1009, and this message was the largest on its way. Make it smaller.
+    #[error("the gateway hung up on a message of {bytes} bytes, which is more than it takes")]
+    HungUp {
+        /// Size of the payload.
+        bytes: usize,
+    },
     /// The URL, or a header made from the options, cannot be used.
     #[error("cannot ask for {url}: {problem}")]
     Address {
@@ -56,7 +70,11 @@ impl ClientError {
         match self {
             Self::Refused { code, .. } => code.is_some_and(ErrorCode::is_retryable),
             Self::Disconnected | Self::OutboxFull { .. } | Self::WebSocket(_) => true,
-            Self::Closed { .. } | Self::Address { .. } | Self::Frame(_) => false,
+            Self::Closed { .. }
+            | Self::TooLarge { .. }
+            | Self::HungUp { .. }
+            | Self::Address { .. }
+            | Self::Frame(_) => false,
         }
     }
 }

@@ -54,6 +54,14 @@ struct Lane {
     failures: u32,
 }
 
+impl Lane {
+    fn take(&mut self, id: ClientMsgId) -> Option<Item> {
+        let index = self.items.iter().position(|item| item.id() == id)?;
+        self.next -= usize::from(index < self.next);
+        self.items.remove(index)
+    }
+}
+
 #[derive(Debug)]
 struct Flight {
     conv: ConvId,
@@ -125,6 +133,17 @@ impl Outbox {
         self.window = usize::from(window);
     }
 
+    /// Takes out the largest message of those without an answer, if there is one.
+    pub(crate) fn take_largest(&mut self) -> Option<Item> {
+        let size_of = |flight: &Flight| {
+            let mut items = self.lanes.get(&flight.conv)?.items.iter();
+            Some(items.find(|item| item.id() == flight.id)?.body.payload.len())
+        };
+        let largest = self.in_flight.values().max_by_key(|flight| size_of(flight))?;
+        let (conv, id) = (largest.conv.clone(), largest.id);
+        self.take(&conv, id)
+    }
+
     /// The connection is gone: nothing in flight will be answered.
     pub(crate) fn offline(&mut self) {
         self.window = 0;
@@ -148,11 +167,7 @@ impl Outbox {
         };
         lane.in_flight -= 1;
         let result = if acked || !retryable {
-            let index = lane.items.iter().position(|item| item.id() == flight.id);
-            let item = index.and_then(|index| {
-                lane.next -= usize::from(index < lane.next);
-                lane.items.remove(index)
-            });
+            let item = lane.take(flight.id);
             self.len -= usize::from(item.is_some());
             if acked {
                 lane.failures = 0;
@@ -236,6 +251,16 @@ impl Outbox {
         self.ready.clear();
         self.len = 0;
         self.lanes.drain().flat_map(|(_, lane)| lane.items).collect()
+    }
+
+    fn take(&mut self, conv: &ConvId, id: ClientMsgId) -> Option<Item> {
+        let lane = self.lanes.get_mut(conv)?;
+        let item = lane.take(id)?;
+        self.len -= 1;
+        if lane.items.is_empty() {
+            self.lanes.remove(conv);
+        }
+        Some(item)
     }
 
     fn queue(&mut self, conv: ConvId) {

@@ -27,6 +27,9 @@ const GATE_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// First bound of that pause.
 const GATE_PAUSE_MIN: Duration = Duration::from_millis(100);
 
+/// The gateway hung up on a frame that was too large (RFC 6455 section 7.4.1).
+const CLOSED_TOO_LARGE: u16 = 1009;
+
 /// What happens at a moment.
 #[derive(Debug)]
 pub(crate) enum Timer {
@@ -49,6 +52,8 @@ pub(crate) enum Timer {
 pub(crate) enum Waiting {
     Sync,
     Fill(ConvId, RangeInclusive<u64>),
+    /// Whether the log goes on at this place.
+    Doubt(ConvId, u64),
     Pull(Answer<PullAnswer>),
     Read(Answer<body::ReadUpTo>),
     Presence(Answer<body::Presence>),
@@ -70,6 +75,8 @@ pub(crate) struct SyncRun {
     pub(crate) states: Vec<body::ConvState>,
     /// Asked for once more meanwhile.
     pub(crate) again: bool,
+    /// The cursor was dropped meanwhile: this sync must not bring it back.
+    pub(crate) dropped: bool,
 }
 
 /// A session of one user on one terminal.
@@ -105,6 +112,8 @@ pub(crate) struct Session {
     last_ref: u32,
     last_heard: Option<Instant>,
     heartbeat: Duration,
+    /// Largest payload that the gateway takes; no limit before its first `Welcome`.
+    payload_bytes_max: usize,
     failures: u32,
     token_expired: bool,
     /// Between these moments the gateway wants its clients back elsewhere.
@@ -137,6 +146,7 @@ impl Session {
             last_ref: 0,
             last_heard: None,
             heartbeat: Duration::ZERO,
+            payload_bytes_max: usize::MAX,
             failures: 0,
             token_expired: false,
             away: None,
@@ -193,6 +203,10 @@ impl Session {
     pub(crate) fn command(&mut self, now: Instant, command: Command) {
         match command {
             Command::Send(conv, body, done) => {
+                let (bytes, bytes_max) = (body.payload.len(), self.payload_bytes_max);
+                if bytes > bytes_max {
+                    return answer(done, Err(ClientError::TooLarge { bytes, bytes_max }));
+                }
                 if let Err(item) = self.outbox.push(conv, Item::new(body, done)) {
                     let full = ClientError::OutboxFull {
                         slots: self.options.outbox_slots,
@@ -308,6 +322,13 @@ impl Session {
         self.ending = None;
         self.out.clear();
         self.timers.clear();
+        if ending.code == CLOSED_TOO_LARGE
+            && let Some(item) = self.outbox.take_largest()
+        {
+            // No other can have been too large if this one was not; without it the next connection lives.
+            let bytes = item.body.payload.len();
+            answer(item.done, Err(ClientError::HungUp { bytes }));
+        }
         self.outbox.offline();
         self.forget_fills();
         self.sync = None;
@@ -403,6 +424,7 @@ impl Session {
         self.epoch = welcome.epoch;
         self.online = true;
         self.failures = 0;
+        self.payload_bytes_max = welcome.payload_bytes_max as usize;
         self.token_expired = false;
         self.away = None;
         self.heartbeat = Duration::from_millis(welcome.heartbeat_ms.max(100).into());
@@ -488,7 +510,8 @@ impl Session {
             Answered::Again => {}
             Answered::Unknown => match self.answered(reference) {
                 Some(Waiting::Sync) => self.sync_refused(now, code, text),
-                Some(Waiting::Fill(conv, gap)) => self.fill_refused(now, &conv, *gap.end(), code, text),
+                Some(Waiting::Fill(conv, gap)) => self.fill_refused(now, &conv, gap, code, text),
+                Some(Waiting::Doubt(conv, seq)) => self.doubt_refused(now, &conv, seq, code),
                 Some(waiting) => refuse(waiting, ClientError::Refused { code, text }),
                 None => self.events.push_back(Event::Error {
                     code: body.code,
@@ -511,6 +534,11 @@ impl Session {
         let messages = messages.collect::<Result<Vec<_>, _>>()?;
         match self.answered(reference) {
             Some(Waiting::Fill(conv, gap)) => self.filled(now, &conv, gap, page, messages),
+            Some(Waiting::Doubt(..)) => {
+                for message in messages {
+                    self.arrived(now, message, Source::Pulled);
+                }
+            }
             Some(Waiting::Pull(done)) => {
                 let body::PullPage {
                     next_seq,
@@ -561,7 +589,7 @@ pub(crate) fn answer<T>(to: Answer<T>, result: Result<T, ClientError>) {
 
 fn refuse(waiting: Waiting, error: ClientError) {
     match waiting {
-        Waiting::Sync | Waiting::Fill(..) => {}
+        Waiting::Sync | Waiting::Fill(..) | Waiting::Doubt(..) => {}
         Waiting::Pull(done) => answer(done, Err(error)),
         Waiting::Read(done) => answer(done, Err(error)),
         Waiting::Presence(done) => answer(done, Err(error)),

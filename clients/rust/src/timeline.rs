@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use corelane_protocol::limits::PAGE_ITEMS_MAX;
+
 use crate::event::Source;
 use crate::message::Received;
 
@@ -23,6 +25,8 @@ pub(crate) struct Timeline {
     pub(crate) filling: bool,
     /// Its gap will be looked at.
     pub(crate) gap_timer: bool,
+    /// Places to ask for at a time; halved by each refusal of a damaged row, doubled by each page.
+    pull_limit: u16,
 }
 
 impl Timeline {
@@ -34,12 +38,18 @@ impl Timeline {
             held: BTreeMap::new(),
             filling: false,
             gap_timer: false,
+            pull_limit: PAGE_ITEMS_MAX,
         }
     }
 
     /// Last place that exists, as far as is known.
     pub(crate) fn head_seq(&self) -> u64 {
         self.head_seq
+    }
+
+    /// Last place that was handed out or passed over.
+    pub(crate) fn shown_seq(&self) -> u64 {
+        self.shown_seq
     }
 
     /// How much is known to exist and was not handed out.
@@ -57,6 +67,38 @@ impl Timeline {
             .first_key_value()
             .map_or(self.head_seq, |(seq, _)| seq - 1);
         Some(self.shown_seq + 1..=to)
+    }
+
+    /// What to ask for next: the first range that is missing, as far as one page may reach.
+    pub(crate) fn wanted(&self) -> Option<RangeInclusive<u64>> {
+        let (from, to) = self.gap()?.into_inner();
+        Some(from..=to.min(from + u64::from(self.pull_limit) - 1))
+    }
+
+    /// Most places of one page.
+    pub(crate) fn pull_limit(&self) -> u16 {
+        self.pull_limit
+    }
+
+    /// A page came.
+    pub(crate) fn served(&mut self) {
+        self.pull_limit = (2 * self.pull_limit).min(PAGE_ITEMS_MAX);
+    }
+
+    /// The server refused `range` because a row in it is damaged. Fewer places are asked for until that row stands alone:
+    /// it is passed over, and nothing else is. Says whether it was.
+    pub(crate) fn damaged(
+        &mut self,
+        range: RangeInclusive<u64>,
+        shown: &mut Vec<(Received, Source)>,
+    ) -> bool {
+        let (from, to) = range.into_inner();
+        let asked = u16::try_from(to - from + 1).unwrap_or(PAGE_ITEMS_MAX);
+        self.pull_limit = (asked / 2).max(1);
+        if asked == 1 {
+            self.skip_to(to, shown);
+        }
+        asked == 1
     }
 
     /// The head is at least here.

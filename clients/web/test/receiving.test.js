@@ -142,32 +142,13 @@ test('another epoch drops the cursor and what was shown', async () => {
   assert.equal(client.conversations.get(CONV).headSeq, 2);
 });
 
-test('reading is a watermark: it clears the count, goes out once, and again after a lost connection', async () => {
+test('a pulled range that reaches beyond the end is complete with it', async () => {
   const world = new FakeWorld();
   const client = world.client();
-  await world.login(client, { conversations: [convState(3, 0)] });
-  world.take();
-  client.markRead(CONV);
-  client.markRead(CONV);
-  assert.equal(client.conversations.get(CONV).unread, 0);
-  assert.deepEqual(world.take('read').map((read) => read.seq), [3]);
-  await world.closeWith(1006);
-  await world.advance(30_000);
-  await world.login(client);
-  const [read] = world.take('read');
-  await world.say({ type: 'read_up_to', ref: read.ref, conv: CONV, whose: 'alice', seq: 3, n: 3 });
-  await world.closeWith(1006);
-  await world.advance(30_000);
-  await world.login(client);
-  assert.deepEqual(world.take('read'), []);
-});
-
-test('a mark set elsewhere, and the one of the other, are told', async () => {
-  const world = new FakeWorld();
-  const client = world.client();
-  await world.login(client, { conversations: [convState(3, 0)] });
-  await world.say({ type: 'read_up_to', conv: CONV, whose: 'alice', seq: 2, n: 2 });
-  assert.equal(client.conversations.get(CONV).unread, 1);
-  await world.say({ type: 'read_up_to', conv: CONV, whose: 'bob', seq: 3, n: 3 });
-  assert.deepEqual(client.log.at(-1), { type: 'read', conv: CONV, whose: 'bob', seq: 3 });
+  await world.login(client, { conversations: [convState(3, 3)] });
+  const asked = client.pull(CONV, 2, 1000);
+  const [pull] = world.take('pull');
+  await world.say(pullPage(pull, [message(2), message(3)], 3));
+  assert.deepEqual(world.take('pull'), []);
+  assert.deepEqual((await asked).map((each) => each.seq), [2, 3]);
 });

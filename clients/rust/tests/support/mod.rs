@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use corelane_client::{Client, Event, Events, Options};
-use corelane_protocol::frame::body::{self, ArchivedPull, ArchivedSend};
+use corelane_protocol::frame::body::{self, ArchivedPull, ArchivedSend, ArchivedSync};
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{Frame, FrameKind, encode, encode_error, flag};
 use corelane_protocol::id::{ConvId, UserId};
@@ -20,6 +20,8 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) const EPOCH: u64 = 7;
+/// What the welcome says.
+pub(crate) const PAYLOAD_BYTES_MAX: usize = 4096;
 
 /// Waits, but not for ever.
 pub(crate) async fn within<F: Future>(future: F) -> F::Output {
@@ -113,6 +115,16 @@ impl Got {
         let pull = frame.access::<ArchivedPull>().unwrap();
         (pull.from_seq.to_native(), pull.to_seq.to_native())
     }
+
+    /// Limit of a `Pull`.
+    pub(crate) fn limit(&self) -> u16 {
+        self.frame().access::<ArchivedPull>().unwrap().limit.to_native()
+    }
+
+    /// Cursor of a `Sync`.
+    pub(crate) fn cursor(&self) -> Vec<u8> {
+        self.frame().access::<ArchivedSync>().unwrap().cursor.to_vec()
+    }
 }
 
 pub(crate) struct Peer(WebSocketStream<TcpStream>);
@@ -157,7 +169,7 @@ impl Peer {
             user: "alice".to_owned(),
             epoch: EPOCH,
             window: 8,
-            payload_bytes_max: 65536,
+            payload_bytes_max: u32::try_from(PAYLOAD_BYTES_MAX).unwrap(),
             heartbeat_ms: 60_000,
             server_time_ms: 0,
         };
@@ -172,9 +184,13 @@ impl Peer {
     }
 
     pub(crate) async fn sync_page(&mut self, sync: &Got, conversations: Vec<body::ConvState>) {
+        self.sync_page_of(sync, conversations, false).await;
+    }
+
+    pub(crate) async fn sync_page_of(&mut self, sync: &Got, conversations: Vec<body::ConvState>, more: bool) {
         let page = body::SyncPage {
             cursor: b"cursor".to_vec(),
-            more: false,
+            more,
             conversations,
         };
         self.say(encode(FrameKind::SyncPage, sync.reference, &page)).await;
