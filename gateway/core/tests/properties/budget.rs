@@ -1,8 +1,9 @@
 //! Stuck readers own a bounded amount of memory and delay nobody.
 
 use corelane_protocol::id::ConnId;
+use corelane_protocol::ws::Opcode;
 
-use crate::harness::{World, config, conv, record};
+use crate::harness::{World, config, conv, masked, record};
 
 #[test]
 fn a_hundred_stuck_readers_stay_within_the_budget_and_the_others_get_everything() {
@@ -73,4 +74,42 @@ fn transient_frames_go_first() {
     world.turn();
     assert_eq!(world.shard.metrics().deliver_transient_dropped, 1);
     assert_eq!(world.shard.metrics().deliver_demotions, 0);
+}
+
+/// A client that has upgraded and says no `Hello`, with its own 125-byte pings as one read.
+fn stuck_stranger(world: &mut World) -> (ConnId, Vec<u8>) {
+    let id = world.open("corelane.rkyv.v1");
+    world.client(id).stuck = true;
+    (id, masked(Opcode::Ping, &[b'p'; 125]).repeat(30))
+}
+
+#[test]
+fn who_is_not_logged_in_and_does_not_read_owns_four_kilobytes_and_is_not_read() {
+    let mut world = World::new(config());
+    let (id, pings) = stuck_stranger(&mut world);
+    for _ in 0..100 {
+        if !world.client(id).paused {
+            world.bytes(id, &pings);
+            world.turn();
+        }
+        let owned = world.shard.metrics().queued_bytes + world.client(id).in_flight_bytes() as u64;
+        assert!(owned <= 4096 + 256, "{owned} bytes for one that is not logged in");
+    }
+    assert!(world.client(id).paused);
+    world.client(id).stuck = false;
+    world.turn();
+    assert!(!world.client(id).paused, "it reads, so it is read");
+}
+
+#[test]
+fn who_is_not_logged_in_is_closed_for_sending_on_without_reading() {
+    let mut world = World::new(config());
+    let (id, pings) = stuck_stranger(&mut world);
+    // In one turn: the engine reads on until it hears of the pause.
+    for _ in 0..5 {
+        world.bytes(id, &pings);
+    }
+    world.client(id).stuck = false;
+    world.turn();
+    assert_eq!(world.close_code(id), Some(4504));
 }
