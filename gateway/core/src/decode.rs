@@ -44,6 +44,7 @@ impl Shard {
                 self.hold(id, bytes.get(start..).unwrap_or(&[]));
             }
         }
+        self.weigh(id);
     }
 
     /// Keeps bytes that may not be used yet, and has the engine read no more.
@@ -95,6 +96,7 @@ impl Shard {
             if let Some(conn) = self.conns.get_mut(id) {
                 conn.clear(flag::UNBLOCKED);
                 self.read_held(id);
+                self.weigh(id);
             }
         }
     }

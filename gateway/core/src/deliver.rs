@@ -170,7 +170,7 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(id) else {
             return false;
         };
-        if !conn.out.share(span) {
+        if !conn.out.share(span, false) {
             let backlog = conn
                 .out
                 .backlog
@@ -179,14 +179,15 @@ impl Shard {
             if let Some((conv, seq)) = place {
                 backlog.note(conv, seq);
             }
-            self.owned_bytes += span.len() as u64;
+            self.weigh(id);
         }
         self.metrics.deliver_frames += 1;
         self.list(id);
         true
     }
 
-    /// Queues bytes for this connection alone, WebSocket header included. Control frames are always taken.
+    /// Queues bytes for this connection alone, WebSocket header included. They are always taken: what asks for them is
+    /// not read any more once too many wait.
     pub(crate) fn queue_own(&mut self, id: ConnId, lane: Lane, parts: &[&[u8]]) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -194,16 +195,16 @@ impl Shard {
         if conn.stage == Stage::Closed {
             return;
         }
-        if conn.out.is_in_flight() || conn.out.backlog.is_some() {
-            push_to_backlog(conn, &mut self.backlogs, lane, parts);
-            self.owned_bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
-        } else {
+        // Who is not logged in keeps no shared chunk alive.
+        let is_trusted = matches!(conn.stage, Stage::Live | Stage::Echo);
+        let is_shared = is_trusted && !conn.out.is_in_flight() && conn.out.backlog.is_none() && {
             let span = self.arenas.own.push(parts);
-            if !conn.out.share(&span) {
-                push_to_backlog(conn, &mut self.backlogs, lane, parts);
-                self.owned_bytes += span.len() as u64;
-            }
+            conn.out.share(&span, true)
+        };
+        if !is_shared {
+            push_to_backlog(conn, &mut self.backlogs, lane, parts);
         }
+        self.weigh(id);
         self.list(id);
     }
 
@@ -241,14 +242,15 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        let copied = conn.out.is_in_flight() || conn.out.backlog.is_some();
-        let total = self.owned_bytes + if copied { frame.len() as u64 } else { 0 };
-        if conn.out.asked_bytes > self.config.queue_bytes_max || total > self.config.queue_total_bytes_max {
+        let is_first = conn.out.asked_bytes <= self.config.queue_bytes_max;
+        if !is_first || !self.make_room(id, frame.len()) {
             let text = "earlier pages were not read yet; ask again when they are";
             return self.reply_error(id, reference_of(frame), ErrorCode::Overloaded, text);
         }
         // JSON may be longer than the frame; the estimate only decides how many pages are queued at a time.
-        conn.out.asked_bytes = conn.out.asked_bytes.saturating_add(frame.len() as u32 + 16);
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.out.asked_bytes = conn.out.asked_bytes.saturating_add(frame.len() as u32 + 16);
+        }
         self.reply(id, Lane::Pages, frame);
     }
 
@@ -300,12 +302,12 @@ impl Shard {
         }
         let copied = conn.out.is_in_flight() || conn.out.backlog.is_some();
         let over_own = queued > 0 && unasked + len > queue_bytes_max;
-        let over_total = copied && self.owned_bytes + len as u64 > self.config.queue_total_bytes_max;
+        let over_total = copied && self.memory.bytes() + len as u64 > self.config.queue_total_bytes_max;
         if (over_own || over_total) && lane == Lane::Transient {
             self.metrics.deliver_transient_dropped += 1;
             return false;
         }
-        if over_own || over_total {
+        if over_own || (over_total && !self.make_room(id, len)) {
             self.demote(id);
             return false;
         }

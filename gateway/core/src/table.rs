@@ -18,7 +18,8 @@ use crate::window::Window;
 
 /// Slots of a page.
 const PAGE_SLOTS: usize = 1024;
-const NONE: u32 = u32::MAX;
+/// No slot, or no place in a list.
+pub(crate) const NONE: u32 = u32::MAX;
 /// Largest message before `Welcome`, and most bytes held before it.
 pub(crate) const OPENING_BYTES_MAX: usize = 4096;
 
@@ -165,6 +166,9 @@ pub(crate) struct Conn {
     pub(crate) last_seen: Tick,
     /// When the stage must be over; meaningful before `Live` and while closing.
     pub(crate) stage_due: Tick,
+    /// Bytes it owned when it was last weighed, and its place in the list of those that own any.
+    pub(crate) weight: u32,
+    pub(crate) holder: u32,
     pub(crate) decoder: Decoder,
     pub(crate) out: Outbound,
     pub(crate) opening: Option<Box<Opening>>,
@@ -180,6 +184,8 @@ const fn empty_conn() -> Conn {
         flags: 0,
         last_seen: 0,
         stage_due: 0,
+        weight: 0,
+        holder: NONE,
         decoder: Decoder::new(Role::Server, OPENING_BYTES_MAX as u32),
         out: Outbound::EMPTY,
         opening: None,

@@ -39,7 +39,9 @@ section! {
         /// Most bytes queued for one connection. Past it the connection is demoted: payload is dropped and it is told
         /// to pull. Too small: short stalls demote. Too large: one stuck reader owns this much.
         queue_bytes_max: u64 = 262_144, in 16_384..=67_108_864;
-        /// Most bytes queued for all connections of a shard.
+        /// Most bytes that all connections of a shard may own together: queued for them, or read of them and not used
+        /// yet. Past it whoever holds most is demoted, or closed with 4007. Too small: many slow readers at a time
+        /// are. Too large: memory for them.
         queue_total_bytes_max: u64 = 67_108_864, in 1_048_576..=17_179_869_184;
         /// A demoted connection that does not drain within this time is closed with 4002.
         drain_slow_ms: u64 = 30_000, in 100..=600_000;
