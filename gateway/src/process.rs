@@ -31,6 +31,9 @@ use crate::token::Verifier;
 /// Time that shards have to end after a drain before the process ends without them.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
 
+/// A link whose router acknowledges nothing for so long is broken, however much waits to be sent on it.
+const LINK_UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
+
 /// Why the gateway did not start, or ended. For the operator.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -295,7 +298,10 @@ struct ShardStart {
 
 impl ShardStart {
     fn run(self) -> Result<(), String> {
-        let engine_config = EngineConfig::default();
+        let engine_config = EngineConfig {
+            unacknowledged_max: Some(LINK_UNACKNOWLEDGED_MAX),
+            ..EngineConfig::default()
+        };
         let engine = Engine::new(engine_config).map_err(|error| error.to_string())?;
         self.wakers
             .send((self.shard, engine.waker()))

@@ -194,7 +194,7 @@ impl ShardLoop {
             }
             Event::PeerClosed(socket) => match self.owner(socket) {
                 Some(Owner::Client(conn)) => self.handle(Input::PeerClosed(conn)),
-                Some(Owner::Link(_)) => self.engine.close(socket),
+                Some(Owner::Link(_)) => self.engine.abort(socket),
                 None => {}
             },
             Event::Sent(socket) => match self.owner(socket) {
@@ -282,7 +282,7 @@ impl ShardLoop {
             }
             Output::LinkClose(link) => {
                 if let Some(socket) = self.link_sockets.get(&link) {
-                    self.engine.close(*socket);
+                    self.engine.abort(*socket);
                 }
             }
             Output::ToShard(shard, message) => {

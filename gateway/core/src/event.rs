@@ -102,7 +102,7 @@ pub enum Output {
     LinkConnect(LinkId, String),
     /// Send this to the router. Never two without an [`Input::LinkSent`] between them.
     LinkSend(LinkId, Span),
-    /// Close the link.
+    /// Close the link at once: nothing on it is worth waiting for. Answered by [`Input::LinkClosed`].
     LinkClose(LinkId),
     /// Hand this to another shard. When its inbox is full the shell sets the overflow bit of the receivers
     /// (`OverflowedAll` for records that are not for listed connections) instead of waiting.

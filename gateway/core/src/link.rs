@@ -26,6 +26,8 @@ use crate::shard::Shard;
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Longest time that an attempt may take, proof included.
 const ATTEMPT_MAX: Duration = Duration::from_secs(5);
+/// A close that is not answered within this time is not waited for.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
 /// Most addresses that are remembered.
 const ADDRESSES_MAX: usize = 256;
 
@@ -42,7 +44,9 @@ enum State {
         since: Duration,
     },
     /// The shell was told to close it; `LinkClosed` is awaited.
-    Closing,
+    Closing {
+        since: Duration,
+    },
 }
 
 /// The link of a shard.
@@ -145,7 +149,7 @@ impl Link {
             State::Connecting { since } => Some(since + ATTEMPT_MAX),
             State::Open { since } if !self.is_established() => Some(since + ATTEMPT_MAX),
             State::Open { .. } => Some(self.renew_at),
-            State::Closing => None,
+            State::Closing { since } => Some(since + CLOSE_MAX),
         }
     }
 
@@ -179,6 +183,7 @@ impl Shard {
             {
                 self.close_link();
             }
+            State::Closing { since } if since + CLOSE_MAX <= now => self.link_closed(self.link.id),
             State::Open { .. } if self.link.is_established() && self.link.renew_at <= now => {
                 if now.saturating_sub(self.link.heard_at) >= self.config.link_silence {
                     return self.close_link();
@@ -264,7 +269,7 @@ impl Shard {
     fn close_link(&mut self) {
         self.outputs.push(Output::LinkClose(self.link.id));
         self.lose_link();
-        self.link.state = State::Closing;
+        self.link.state = State::Closing { since: self.now.mono };
     }
 
     fn lose_link(&mut self) {

@@ -68,6 +68,8 @@ pub struct World {
     router: Option<RouterEnd>,
     /// Whether connections to the router succeed.
     pub router_is_up: bool,
+    /// Whether the shell answers a close of the link.
+    pub closes_links: bool,
     /// Whether the router grants credit and takes bytes.
     pub router_reads: bool,
     pub router_boot: u64,
@@ -113,6 +115,7 @@ impl World {
             clients: BTreeMap::new(),
             router: None,
             router_is_up: true,
+            closes_links: true,
             router_reads: true,
             router_boot: 1,
             incarnation: 1,
@@ -201,7 +204,9 @@ impl World {
                 }
                 Output::LinkClose(id) => {
                     self.router = None;
-                    self.input(Input::LinkClosed(id));
+                    if self.closes_links {
+                        self.input(Input::LinkClosed(id));
+                    }
                 }
                 Output::ToShard(shard, message) => self.to_shards.push((shard, message)),
                 Output::Drained => self.drained = true,

@@ -85,6 +85,25 @@ fn a_silent_router_is_given_up_and_connected_again() {
 }
 
 #[test]
+fn a_link_whose_close_is_never_answered_is_not_waited_for() {
+    let mut world = World::new(config());
+    let alice = world.login("alice");
+    // Nothing comes back any more, not even that a send has left or that the socket is gone.
+    (world.router_reads, world.closes_links) = (false, false);
+    world.say(alice, &send_to("bob", 1, false));
+    let opened = world.links_opened;
+    for _ in 0..8 {
+        world.pass(Duration::from_secs(5));
+        world.say(alice, &crate::harness::ping(1));
+    }
+    assert!(world.links_opened > opened);
+    world.closes_links = true;
+    world.router_reads_again();
+    world.pass(Duration::from_secs(10));
+    assert!(world.shard.is_linked());
+}
+
+#[test]
 fn attempts_are_paced() {
     let mut world = World::new(config());
     world.router_is_up = false;
