@@ -152,7 +152,7 @@ fn what_was_sent_and_cannot_be_used_yet_counts_and_who_holds_most_is_told_4007()
     let alice = world.login("alice");
     let whole = masked(Opcode::Binary, &ping(7));
     world.bytes(alice, &whole[..10]);
-    let half = &masked(Opcode::Binary, &[0; 70 * 1024])[..65 * 1024];
+    let half = &masked(Opcode::Binary, &vec![0; 70 * 1024])[..65 * 1024];
     let mut hogs = Vec::new();
     for number in 0..20 {
         let hog = world.login(&format!("hog{number}"));
