@@ -88,7 +88,6 @@ impl Shard {
 
     /// The span in flight has left.
     pub(crate) fn sent(&mut self, id: ConnId) {
-        let tick = self.tick;
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
@@ -97,7 +96,6 @@ impl Shard {
             return;
         }
         conn.out.sending = Sending::Idle;
-        conn.last_seen = tick;
         if conn.out.backlog.is_none() {
             conn.out.asked_bytes = 0;
         }

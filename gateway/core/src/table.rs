@@ -162,7 +162,7 @@ pub(crate) struct Conn {
     generation: u32,
     pub(crate) stage: Stage,
     pub(crate) flags: u8,
-    /// Coarse time of the last sign of life.
+    /// Coarse time of the last bytes that came. That a send has left is no sign of life: the kernel took it.
     pub(crate) last_seen: Tick,
     /// When the stage must be over; meaningful before `Live` and while closing.
     pub(crate) stage_due: Tick,

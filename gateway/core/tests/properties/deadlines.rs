@@ -6,7 +6,7 @@ use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{self, FrameKind, body};
 use corelane_protocol::link::record::RecordKind;
 
-use crate::harness::{World, config, error, hello, kind, ping, send_to, upgrade};
+use crate::harness::{World, config, conv, error, hello, kind, ping, record, send_to, upgrade};
 
 #[test]
 fn every_step_of_the_handshake_has_eight_seconds_in_all() {
@@ -42,6 +42,22 @@ fn a_silent_client_is_closed_with_4004_and_one_that_pings_is_not() {
     assert_eq!(world.close_code(silent), Some(4004));
     assert_eq!(world.frames(alive).len(), 10);
     assert_eq!(world.shard.metrics().sessions, 1);
+}
+
+#[test]
+fn a_client_that_vanished_is_closed_with_4004_however_much_is_sent_to_it() {
+    let mut world = World::new(config());
+    let vanished = world.login("vanished");
+    let ab = conv("alice", "bob");
+    for number in 1..=5 {
+        world.pass(Duration::from_secs(15));
+        if !world.client(vanished).closed {
+            world.publish(&record(number, &ab, number..=number, 10, &[vanished]));
+            world.turn();
+        }
+    }
+    assert_eq!(world.shard.metrics().heartbeat_timeouts, 1);
+    assert_eq!(world.close_code(vanished), Some(4004));
 }
 
 #[test]
