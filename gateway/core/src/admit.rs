@@ -1,8 +1,9 @@
 //! admit: who may come in, and how fast he may speak.
 //!
 //! `Hello` names terminal and device and may carry the token; the shell checks the token, this file checks that
-//! the three agree. The rate limit is a token bucket per session, off by default: a frame over it is refused with
-//! `rate_limited` (which closes a send's gate), and a client that goes on regardless is closed with 4006.
+//! the three agree. The rate limit is a token bucket per session, off by default; frames that need no answer have a limit
+//! of their own ([`ASIDES_PER_S`]). A frame over a limit is refused with `rate_limited` (which closes a send's gate), and a
+//! client that goes on regardless is closed with 4006.
 
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{Frame, FrameError, FrameKind, body, read};
@@ -12,9 +13,15 @@ use corelane_protocol::ws::CloseCode;
 use crate::event::{Claims, Output, TokenVerdict};
 use crate::shard::Shard;
 use crate::table::{Session, Stage, flag};
+use crate::wheel::TICK;
 
 /// Frames refused in a row before the connection is closed.
 const OVER_RATE_MAX: u32 = 1000;
+/// Frames per second that need no answer (delivered marks, typing, steps of calls) which one connection may send:
+/// no window bounds them, and a router has a bounded number of places for those of all.
+const ASIDES_PER_S: u8 = 100;
+/// Ticks of a second.
+const TICKS_PER_S: u32 = (1000 / TICK.as_millis()) as u32;
 /// Parts of a frame that the bucket counts in.
 const PARTS: u32 = 100;
 
@@ -161,6 +168,28 @@ impl Shard {
         let is_within = session.allowance >= PARTS;
         if is_within {
             session.allowance -= PARTS;
+            if let Some(rare) = conn.rare.as_mut() {
+                rare.over_rate = 0;
+            }
+        }
+        is_within
+    }
+
+    /// Whether one more frame that needs no answer is within [`ASIDES_PER_S`].
+    pub(crate) fn is_within_asides(&mut self, id: ConnId) -> bool {
+        let second = (self.tick / TICKS_PER_S) as u8;
+        let Some(conn) = self.conns.get_mut(id) else {
+            return true;
+        };
+        let Some(session) = conn.session.as_mut() else {
+            return true;
+        };
+        if std::mem::replace(&mut session.asides_second, second) != second {
+            session.asides = 0;
+        }
+        let is_within = session.asides < ASIDES_PER_S;
+        if is_within {
+            session.asides += 1;
             if let Some(rare) = conn.rare.as_mut() {
                 rare.over_rate = 0;
             }

@@ -285,6 +285,14 @@ impl Shard {
             self.refuse_for_rate(id, kind, frame);
             return Ok(());
         }
+        let is_aside = matches!(
+            kind,
+            FrameKind::Delivered | FrameKind::CallStep | FrameKind::TypingStep
+        );
+        if is_aside && !self.is_within_asides(id) {
+            self.refuse_for_rate(id, kind, frame);
+            return Ok(());
+        }
         match kind {
             FrameKind::Send => self.forward_send(id, frame, bytes),
             FrameKind::Sync

@@ -121,6 +121,9 @@ pub(crate) struct Session {
     /// Frames that may still come now, in hundredths.
     pub(crate) allowance: u32,
     pub(crate) allowance_at: Tick,
+    /// Frames that need no answer in the second (modulo 256) that it says.
+    pub(crate) asides: u8,
+    pub(crate) asides_second: u8,
     user_bytes: u8,
     pub(crate) terminal: u8,
     indexed: bool,
@@ -137,6 +140,8 @@ impl Session {
             next: NONE,
             allowance: 0,
             allowance_at: 0,
+            asides: 0,
+            asides_second: 0,
             user_bytes: user.len() as u8,
             terminal,
             indexed: false,
