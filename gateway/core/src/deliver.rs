@@ -130,7 +130,7 @@ impl Shard {
     }
 
     /// A payload frame was not sent: its place is remembered until the client can be told.
-    fn miss(&mut self, id: ConnId, place: Option<Place<'_>>) {
+    pub(crate) fn miss(&mut self, id: ConnId, place: Option<Place<'_>>) {
         self.metrics.deliver_dropped += 1;
         let Some((conv, seq)) = place else {
             return;

@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use corelane_protocol::frame::body::ArchivedErrorBody;
+use corelane_protocol::frame::body::{ArchivedErrorBody, ArchivedSendAck};
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{Frame, FrameKind};
 use corelane_protocol::hash::content_hash;
@@ -201,10 +201,11 @@ impl Shard {
             let known = self.forget(id, |each| {
                 each.reference == reference && !each.waits && (each.is_send || !is_send_answer)
             });
-            // Exactly one answer per send: one that was given up was answered `retry`.
+            // Exactly one answer per send: one that was given up was answered `retry`. But the record of this message
+            // leaves its sender's connection out, and nobody must send the same again.
             if known.is_none() && is_send_answer {
                 self.metrics.forward_late_answers += 1;
-                return;
+                return self.miss_own(id, frame);
             }
             // The router's lane closed its gate, and forgets that with its process; sends are on their way.
             if let Some(refused) = known.filter(|each| each.is_send)
@@ -227,6 +228,13 @@ impl Shard {
             _ => self.miss_unknown(id),
         }
         self.unblock(id);
+    }
+
+    /// A message of this connection was stored, and its answer came too late to be one: it is to be pulled.
+    fn miss_own(&mut self, id: ConnId, ack: &[u8]) {
+        if let Ok(ack) = Frame::parse(ack).and_then(|ack| ack.access::<ArchivedSendAck>()) {
+            self.miss(id, Some((&ack.conv, ack.seq.to_native())));
+        }
     }
 
     /// Answers a send that may be tried again, closes its gate, and answers those that wait behind it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::link::record::RecordKind;
 
-use crate::harness::{World, config, error, hello, send_to, sync};
+use crate::harness::{World, config, conv, error, hello, pull_required, send_to, sync};
 
 #[test]
 fn every_unanswered_frame_is_answered_retry_and_the_gates_close() {
@@ -43,15 +43,18 @@ fn every_unanswered_frame_is_answered_retry_and_the_gates_close() {
 }
 
 #[test]
-fn an_ack_of_the_old_link_that_comes_late_is_not_a_second_answer() {
+fn an_ack_that_comes_late_is_no_second_answer_but_tells_where_the_message_is() {
     let mut world = World::new(config());
     let alice = world.login("alice");
     world.say(alice, &send_to("bob", 1, false));
     world.cut_link();
     world.pass(Duration::from_secs(3));
     assert_eq!(world.frames(alice).len(), 1);
-    world.ack(alice, 1, 1);
-    assert!(world.frames(alice).is_empty());
+    world.ack(alice, 1, 8);
+    let frames = world.frames(alice);
+    assert_eq!(frames.len(), 1);
+    let place = (conv("alice", "bob").as_bytes().to_vec(), 8);
+    assert_eq!(pull_required(&frames[0]), [place]);
     assert_eq!(world.shard.metrics().forward_late_answers, 1);
 }
 
