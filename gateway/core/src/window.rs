@@ -69,6 +69,8 @@ pub(crate) struct Unanswered {
     /// Waits for credit: no router has seen it.
     waits: bool,
     is_send: bool,
+    /// Its conversation was restarted after it was sent: its refusal says nothing of what came later.
+    is_overtaken: bool,
 }
 
 impl Window {
@@ -123,6 +125,7 @@ impl Shard {
                 since,
                 waits,
                 is_send: outgoing.conv.is_some(),
+                is_overtaken: false,
             });
         });
     }
@@ -212,7 +215,9 @@ impl Shard {
                 && is_retryable_error(frame)
             {
                 self.reply(id, Lane::Control, frame);
-                self.close_gate(id, refused.conv);
+                if !refused.is_overtaken {
+                    self.close_gate(id, refused.conv);
+                }
                 return self.unblock(id);
             }
         }
@@ -283,6 +288,9 @@ impl Shard {
     pub(crate) fn open_gate(&mut self, id: ConnId, key: u64) {
         if let Some(window) = self.conns.get_mut(id).and_then(|conn| conn.window.as_mut()) {
             window.gates.retain(|gate| *gate != key);
+            for earlier in window.unanswered.iter_mut().filter(|each| each.conv == key) {
+                earlier.is_overtaken = true;
+            }
             self.trim_window(id);
         }
     }
