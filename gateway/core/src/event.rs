@@ -4,6 +4,7 @@
 //! their order. The simulation does the same in virtual time.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use corelane_protocol::arena::Span;
 use corelane_protocol::id::{AppId, ConnId, UserId};
@@ -12,6 +13,9 @@ use corelane_protocol::terminal::Terminal;
 /// A connection of this shard to a router. The shell numbers them from 0; a new attempt is a new number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(pub u32);
+
+/// How long after its expiry a token is still good: clocks differ.
+pub const TOKEN_LEEWAY: Duration = Duration::from_secs(30);
 
 /// What a token said, after its signature and expiry were checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +28,7 @@ pub struct Claims {
     pub terminal: Option<Terminal>,
     /// The device it is bound to, if any.
     pub device: Option<String>,
-    /// Expires at, s since 1970.
+    /// Expires at, s since 1970. The session ends [`TOKEN_LEEWAY`] later.
     pub expires_at_s: u64,
     /// Issued at, s since 1970.
     pub issued_at_s: u64,

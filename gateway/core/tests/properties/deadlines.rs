@@ -134,6 +134,17 @@ fn sends_that_find_no_credit_wait_for_their_deadline_and_are_refused_in_order() 
     assert_eq!(world.shard.metrics().forward_waiting, 0);
 }
 
+#[test]
+fn a_token_that_is_accepted_within_the_leeway_is_good_until_its_end() {
+    let mut world = World::new(config());
+    world.tokens_valid_s = -10;
+    let late = world.login("late");
+    world.pass(Duration::from_secs(19));
+    assert!(world.frames(late).is_empty());
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.close_code(late), Some(4005));
+}
+
 /// A send of so many bytes.
 fn big(reference: u32) -> Vec<u8> {
     let mut id = [0; 16];

@@ -80,7 +80,7 @@ pub struct World {
     pub got: Vec<Got>,
     pub to_shards: Vec<(u16, ShardMessage)>,
     pub drained: bool,
-    pub tokens_valid_s: u64,
+    pub tokens_valid_s: i64,
     next_slot: u32,
     offsets: BTreeMap<u16, u64>,
     pub links_opened: u32,
@@ -168,7 +168,7 @@ impl World {
                 Output::PauseReceive(id) => self.client(id).paused = true,
                 Output::ResumeReceive(id) => self.client(id).paused = false,
                 Output::Verify(id, token) => {
-                    let verdict = verdict(&token, self.now.wall_ms / 1000 + self.tokens_valid_s);
+                    let verdict = verdict(&token, (self.now.wall_ms / 1000).saturating_add_signed(self.tokens_valid_s));
                     self.input(Input::Verified(id, verdict));
                 }
                 Output::LinkConnect(id, _) => {
