@@ -8,6 +8,8 @@
 //! have a room of the same size to themselves; one that does not fit is answered `overloaded`. Control frames that
 //! nobody asked for (read marks) have `CONTROL_BYTES_MAX`; then the connection is demoted with a `Resync`.
 
+use std::borrow::Cow;
+
 use corelane_protocol::arena::Span;
 use corelane_protocol::bus::{ArchivedBusRecord, ArchivedReceivers};
 use corelane_protocol::frame::error::ErrorCode;
@@ -210,22 +212,27 @@ impl Shard {
 
     /// Sends a frame to one client, in its encoding.
     pub(crate) fn reply(&mut self, id: ConnId, lane: Lane, frame: &[u8]) {
-        let Some(conn) = self.conns.get(id) else {
-            return;
-        };
+        if let Some((opcode, payload)) = self.encode_for(id, frame) {
+            self.queue_reply(id, lane, opcode, &payload);
+        }
+    }
+
+    /// A frame as a client is to get it; `None` if it is to get nothing.
+    fn encode_for<'a>(&self, id: ConnId, frame: &'a [u8]) -> Option<(Opcode, Cow<'a, [u8]>)> {
+        let conn = self.conns.get(id)?;
         if matches!(conn.stage, Stage::Closing | Stage::Closed) {
-            return;
-        }
-        self.metrics.deliver_frames += 1;
-        if conn.has(flag::JSON) {
-            if let Some(text) = encoding::to_json(frame) {
-                let header = server_header(Opcode::Text, text.len(), true);
-                self.queue_own(id, lane, &[&header, &text]);
-            }
+            None
+        } else if conn.has(flag::JSON) {
+            Some((Opcode::Text, Cow::Owned(encoding::to_json(frame)?)))
         } else {
-            let header = server_header(Opcode::Binary, frame.len(), true);
-            self.queue_own(id, lane, &[&header, frame]);
+            Some((Opcode::Binary, Cow::Borrowed(frame)))
         }
+    }
+
+    fn queue_reply(&mut self, id: ConnId, lane: Lane, opcode: Opcode, payload: &[u8]) {
+        self.metrics.deliver_frames += 1;
+        let header = server_header(opcode, payload.len(), true);
+        self.queue_own(id, lane, &[&header, payload]);
     }
 
     /// Sends a payload frame to one client, if there is room.
@@ -239,19 +246,18 @@ impl Shard {
 
     /// Sends a page that the client asked for.
     pub(crate) fn reply_page(&mut self, id: ConnId, frame: &[u8]) {
-        let Some(conn) = self.conns.get_mut(id) else {
+        let Some((opcode, payload)) = self.encode_for(id, frame) else {
             return;
         };
-        let is_first = conn.out.asked_bytes <= self.config.queue_bytes_max;
-        if !is_first || !self.make_room(id, frame.len()) {
+        let asked_bytes = self.conns.get(id).map_or(0, |conn| conn.out.asked_bytes);
+        if asked_bytes > self.config.queue_bytes_max || !self.make_room(id, payload.len()) {
             let text = "earlier pages were not read yet; ask again when they are";
             return self.reply_error(id, reference_of(frame), ErrorCode::Overloaded, text);
         }
-        // JSON may be longer than the frame; the estimate only decides how many pages are queued at a time.
         if let Some(conn) = self.conns.get_mut(id) {
-            conn.out.asked_bytes = conn.out.asked_bytes.saturating_add(frame.len() as u32 + 16);
+            conn.out.asked_bytes = asked_bytes.saturating_add(payload.len() as u32 + 16);
         }
-        self.reply(id, Lane::Pages, frame);
+        self.queue_reply(id, Lane::Pages, opcode, &payload);
     }
 
     pub(crate) fn reply_error(&mut self, id: ConnId, reference: u32, code: ErrorCode, text: &str) {
