@@ -239,7 +239,11 @@ struct EndNotice {
 impl EndNotice {
     fn new(shard: usize, ended: Sender<End>) -> Self {
         let outcome = Err("its executor could not be started".to_owned());
-        Self { shard, outcome, ended }
+        Self {
+            shard,
+            outcome,
+            ended,
+        }
     }
 
     fn run(mut self, run: impl FnOnce() -> Result<(), String>) {

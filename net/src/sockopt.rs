@@ -102,7 +102,10 @@ mod tests {
     fn an_outgoing_socket_has_the_timeout_of_its_engine() {
         let to = SocketAddr::from(([127, 0, 0, 1], 9));
         let mut config = EngineConfig::default();
-        assert_eq!(outgoing(to, None, &config).unwrap().tcp_user_timeout().unwrap(), None);
+        assert_eq!(
+            outgoing(to, None, &config).unwrap().tcp_user_timeout().unwrap(),
+            None
+        );
         config.unacknowledged_max = Some(Duration::from_secs(10));
         let socket = outgoing(to, None, &config).unwrap();
         assert_eq!(socket.tcp_user_timeout().unwrap(), config.unacknowledged_max);

@@ -84,7 +84,11 @@ impl Shard {
             "exactly the live ones are indexed"
         );
         assert_eq!(owned, self.memory.bytes(), "owned bytes are counted right");
-        assert_eq!(holders, self.memory.holders(), "all that own bytes are in the list");
+        assert_eq!(
+            holders,
+            self.memory.holders(),
+            "all that own bytes are in the list"
+        );
         assert_eq!(
             active,
             self.windows.len(),

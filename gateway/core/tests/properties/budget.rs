@@ -94,7 +94,10 @@ fn who_is_not_logged_in_and_does_not_read_owns_four_kilobytes_each_way_and_is_no
             world.turn();
         }
         let owned = world.shard.metrics().queued_bytes;
-        assert!(owned <= 2 * 4096 + 256, "{owned} bytes for one that is not logged in");
+        assert!(
+            owned <= 2 * 4096 + 256,
+            "{owned} bytes for one that is not logged in"
+        );
     }
     assert!(world.client(id).paused);
     world.client(id).stuck = false;

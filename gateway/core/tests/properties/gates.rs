@@ -99,7 +99,11 @@ fn a_refusal_from_before_a_restart_does_not_close_the_gate_again() {
     refuse(&mut world, 3, ErrorCode::GateClosed);
     world.got.clear();
     world.say(alice, &send_to("bob", 5, false));
-    assert_eq!(world.got(RecordKind::ClientFrame).len(), 1, "the restart opened the gate");
+    assert_eq!(
+        world.got(RecordKind::ClientFrame).len(),
+        1,
+        "the restart opened the gate"
+    );
     refuse(&mut world, 4, ErrorCode::Overloaded);
     world.say(alice, &send_to("bob", 6, false));
     let last = world.frames(alice);

@@ -168,7 +168,10 @@ impl World {
                 Output::PauseReceive(id) => self.client(id).paused = true,
                 Output::ResumeReceive(id) => self.client(id).paused = false,
                 Output::Verify(id, token) => {
-                    let verdict = verdict(&token, (self.now.wall_ms / 1000).saturating_add_signed(self.tokens_valid_s));
+                    let verdict = verdict(
+                        &token,
+                        (self.now.wall_ms / 1000).saturating_add_signed(self.tokens_valid_s),
+                    );
                     self.input(Input::Verified(id, verdict));
                 }
                 Output::LinkConnect(id, _) => {

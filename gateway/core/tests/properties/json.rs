@@ -71,7 +71,10 @@ fn pages_count_as_long_as_their_text_is() {
         *byte = 1;
     }
     for reference in 1..=3 {
-        world.say_text(browser, &format!(r#"{{"type":"sync","ref":{reference},"limit":50}}"#));
+        world.say_text(
+            browser,
+            &format!(r#"{{"type":"sync","ref":{reference},"limit":50}}"#),
+        );
         let page = body::SyncPage {
             cursor: Vec::new(),
             more: false,
@@ -98,5 +101,8 @@ fn pages_count_as_long_as_their_text_is() {
         .partition(|text| text.contains(r#""type":"sync_page""#));
     assert!(pages[0].len() > 256 * 1024, "{}", pages[0].len());
     assert_eq!((pages.len(), errors.len()), (1, 2));
-    assert!(errors.iter().all(|text| text.contains("overloaded")), "{errors:?}");
+    assert!(
+        errors.iter().all(|text| text.contains("overloaded")),
+        "{errors:?}"
+    );
 }

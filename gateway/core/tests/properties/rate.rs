@@ -87,7 +87,11 @@ fn frames_that_need_no_answer_have_a_limit_of_their_own() {
     assert_eq!(errors.len(), 50);
     assert_eq!(errors[0], (101, ErrorCode::RateLimited));
     world.say(alice, &send_to("bob", 200, false));
-    assert_eq!(world.got(RecordKind::ClientFrame).len(), 1, "a send is no such frame");
+    assert_eq!(
+        world.got(RecordKind::ClientFrame).len(),
+        1,
+        "a send is no such frame"
+    );
     world.pass(Duration::from_secs(1));
     world.say(alice, &typing(201));
     assert_eq!(world.got(RecordKind::ClientFrame).len(), 1);
