@@ -318,7 +318,10 @@ fn start_shards(
         });
     }
     found.sort_by_key(|(shard, _)| *shard);
-    let inboxes: Vec<Inbox> = found.into_iter().map(|(_, waker)| Inbox::new(waker)).collect();
+    let inboxes: Vec<Inbox> = (0..)
+        .zip(found)
+        .map(|(shard, (_, waker))| Inbox::new(shard, waker))
+        .collect();
     for sender in inbox_senders {
         let _ = sender.send(inboxes.clone());
     }

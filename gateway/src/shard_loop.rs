@@ -115,7 +115,7 @@ impl ShardLoop {
     /// [`EngineError`] if the rings fail for good; the process cannot go on.
     pub fn run(mut self) -> Result<(), EngineError> {
         let mut events = Vec::new();
-        let mut messages = Vec::new();
+        let (mut messages, mut overflowed) = (Vec::new(), Vec::new());
         let mut draining = false;
         let mut snapshot_at = Duration::ZERO;
         while !self.drained {
@@ -131,9 +131,14 @@ impl ShardLoop {
                 self.carry_out();
             }
             let inbox = self.inbox();
-            inbox.take(&mut messages);
+            inbox.take(&mut messages, &mut overflowed);
             for message in messages.drain(..) {
                 self.handle(Input::FromShard(message));
+            }
+            for slot in overflowed.drain(..) {
+                if let Some(conn) = self.client_at(slot) {
+                    self.handle(Input::FromShard(ShardMessage::Overflowed(conn)));
+                }
             }
             if !draining && inbox.is_draining() {
                 draining = true;
@@ -372,6 +377,13 @@ impl ShardLoop {
     fn owner(&self, socket: Socket) -> Option<Owner> {
         let (held, owner) = (*self.owners.get(socket.index())?)?;
         (held == socket).then_some(owner)
+    }
+
+    fn client_at(&self, slot: u32) -> Option<ConnId> {
+        match (*self.owners.get(slot as usize)?)? {
+            (_, Owner::Client(conn)) => Some(conn),
+            (_, Owner::Link(_)) => None,
+        }
     }
 
     fn socket_of(&self, conn: ConnId) -> Option<Socket> {

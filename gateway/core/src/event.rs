@@ -108,8 +108,9 @@ pub enum Output {
     LinkSend(LinkId, Span),
     /// Close the link at once: nothing on it is worth waiting for. Answered by [`Input::LinkClosed`].
     LinkClose(LinkId),
-    /// Hand this to another shard. When its inbox is full the shell sets the overflow bit of the receivers
-    /// (`OverflowedAll` for records that are not for listed connections) instead of waiting.
+    /// Hand this to another shard. When its inbox is full the shell sets one bit for the slot of each listed receiver
+    /// (they are then told as `Overflowed`), or one flag for a record that lists none (`OverflowedAll`), instead of
+    /// waiting.
     ToShard(u16, ShardMessage),
     /// All connections are closed after [`Input::Drain`].
     Drained,
