@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{self, Admin};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::doctor;
 use crate::embedded::{self, Embedded};
 use crate::inbox::Inbox;
@@ -51,6 +51,9 @@ pub enum ProcessError {
         /// What is wrong.
         problem: String,
     },
+    /// The configuration contradicts itself.
+    #[error(transparent)]
+    Relation(#[from] ConfigError),
     /// A key file cannot be read or made.
     #[error(transparent)]
     Key(#[from] keys::KeyError),
@@ -204,6 +207,7 @@ fn shard_config(
         node: config.gateway.node.clone(),
         boot: u64::from_le_bytes(boot) | 1,
         shards: u16::try_from(shards).unwrap_or(u16::MAX),
+        cluster_id: config.cluster_id()?,
         link_secret,
         routers: vec![router],
         echo: config.gateway.echo,

@@ -16,7 +16,7 @@ pub struct ShardConfig {
     pub boot: u64,
     /// Number of shards of the gateway.
     pub shards: u16,
-    /// Cluster that the routers must belong to; 0: whichever they say.
+    /// Cluster that the routers must belong to; 0: that of the first one reached.
     pub cluster_id: u64,
     /// Shared secret of the link.
     pub link_secret: LinkSecret,

@@ -66,11 +66,13 @@ pub(crate) struct Link {
     renew_at: Duration,
     /// What the last router that was reached said of itself.
     router: Option<PeerInfo>,
+    /// The cluster that routers must belong to; 0 until one has said.
+    cluster_id: u64,
     error: Option<LinkError>,
 }
 
 impl Link {
-    pub(crate) fn new(addresses: Vec<String>, now: Duration, shard: u16) -> Self {
+    pub(crate) fn new(addresses: Vec<String>, cluster_id: u64, now: Duration, shard: u16) -> Self {
         Self {
             state: State::Down { retry_at: now },
             id: LinkId(0),
@@ -84,6 +86,7 @@ impl Link {
             heard_at: now,
             renew_at: now,
             router: None,
+            cluster_id,
             error: None,
         }
     }
@@ -212,7 +215,7 @@ impl Shard {
             boot: self.config.boot,
             shard: self.number,
             shards: self.config.shards,
-            cluster_id: self.config.cluster_id,
+            cluster_id: self.link.cluster_id,
             ..PeerInfo::default()
         };
         let codec = LinkCodec::new(LinkRole::Gateway, info, self.config.link_secret.clone(), nonce);
@@ -287,6 +290,9 @@ impl Shard {
         self.metrics.link_established += 1;
         self.link.attempts = 0;
         self.link.renew_at = self.now.mono;
+        if self.link.cluster_id == 0 {
+            self.link.cluster_id = router.cluster_id;
+        }
         let before = self.link.router.replace(router);
         let (is_other_boot, has_forgotten) = match (&before, &self.link.router) {
             (Some(before), Some(now)) => (

@@ -84,7 +84,7 @@ impl Shard {
     pub fn new(config: ShardConfig, shard: u16, now: Now) -> Self {
         let tick = tick_at(now.mono);
         Self {
-            link: Link::new(config.routers.clone(), now.mono, shard),
+            link: Link::new(config.routers.clone(), config.cluster_id, now.mono, shard),
             config,
             number: shard,
             now,

@@ -19,6 +19,9 @@ section! {
         shards: u64 = 0, in 0..=1024;
         /// Allow WebSocket echo on the path /echo, for load tests and conformance tests.
         echo: bool = false;
+        /// Cluster that routers must belong to, 16 hex digits as a router prints it at its start. Empty: that of the first
+        /// router reached.
+        cluster_id: String = String::new();
         /// Origins that browsers may come from, as in "https://chat.example". Empty: any.
         origins: Vec<String> = Vec::new();
         /// On SIGTERM, GoAway goes to all connections spread over this time, then they are closed.

@@ -74,6 +74,7 @@ pub struct World {
     pub router_reads: bool,
     pub router_boot: u64,
     pub incarnation: u64,
+    pub cluster_id: u64,
     pub partitions: u16,
     /// Whether claims are answered.
     pub claims_granted: bool,
@@ -119,6 +120,7 @@ impl World {
             router_reads: true,
             router_boot: 1,
             incarnation: 1,
+            cluster_id: 5,
             partitions: 4,
             claims_granted: true,
             got: Vec::new(),
@@ -184,6 +186,7 @@ impl World {
                             lanes: 8,
                             partitions: self.partitions,
                             registry_incarnation: self.incarnation,
+                            cluster_id: self.cluster_id,
                             ..PeerInfo::default()
                         };
                         let secret = LinkSecret {

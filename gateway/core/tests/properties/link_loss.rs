@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use corelane_protocol::frame::error::ErrorCode;
+use corelane_protocol::link::codec::LinkError;
 use corelane_protocol::link::record::RecordKind;
 
 use crate::harness::{World, config, conv, error, hello, pull_required, send_to, sync};
@@ -103,6 +104,21 @@ fn a_link_whose_close_is_never_answered_is_not_waited_for() {
     world.closes_links = true;
     world.router_reads_again();
     world.pass(Duration::from_secs(10));
+    assert!(world.shard.is_linked());
+}
+
+#[test]
+fn a_router_of_another_cluster_than_the_first_is_refused() {
+    let mut world = World::new(config());
+    assert!(world.shard.is_linked());
+    world.cluster_id += 1;
+    world.cut_link();
+    world.pass(Duration::from_secs(5));
+    assert!(!world.shard.is_linked());
+    let error = world.shard.take_link_error();
+    assert!(matches!(error, Some(LinkError::Cluster { .. })), "{error:?}");
+    world.cluster_id -= 1;
+    world.pass(Duration::from_secs(5));
     assert!(world.shard.is_linked());
 }
 
