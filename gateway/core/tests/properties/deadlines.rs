@@ -135,6 +135,38 @@ fn sends_that_find_no_credit_wait_for_their_deadline_and_are_refused_in_order() 
 }
 
 #[test]
+fn a_newer_token_must_be_for_the_same_user_terminal_and_device() {
+    use corelane_protocol::limits::TOKEN_BYTES_MAX;
+    let mut world = World::new(config());
+    // The device is d1, the terminal is that of `hello`.
+    let alice = world.login("alice");
+    let long = "x".repeat(TOKEN_BYTES_MAX + 1);
+    let tokens = [
+        "alice",
+        "alice/d1",
+        "alice/d1/pad",
+        "bob",
+        "alice/d2",
+        "alice/d1/web",
+        "",
+        &long,
+    ];
+    for (reference, token) in (1..).zip(tokens) {
+        let newer = body::RefreshToken {
+            token: token.to_owned(),
+        };
+        world.say(alice, &frame::encode(FrameKind::RefreshToken, reference, &newer));
+    }
+    let frames = world.frames(alice);
+    let (good, refused) = frames.split_at(3);
+    assert!(good.iter().all(|frame| kind(frame) == FrameKind::Pong));
+    let errors: Vec<_> = refused.iter().map(|frame| error(frame)).collect();
+    let forbidden = [4, 5, 6].map(|reference| (reference, ErrorCode::Forbidden));
+    assert_eq!(errors[..3], forbidden);
+    assert_eq!(errors[3..], [(7, ErrorCode::Malformed), (8, ErrorCode::TooLarge)]);
+}
+
+#[test]
 fn a_token_that_is_accepted_within_the_leeway_is_good_until_its_end() {
     let mut world = World::new(config());
     world.tokens_valid_s = -10;

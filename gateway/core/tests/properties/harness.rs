@@ -14,6 +14,7 @@ use corelane_protocol::id::{AppId, ConnId, ConvId, UserId};
 use corelane_protocol::link::body::{ArchivedClaim, ArchivedConsumed, BusBatch, Claimed, Kick};
 use corelane_protocol::link::codec::{LinkCodec, LinkEvent, LinkRole, LinkSecret, PeerInfo};
 use corelane_protocol::link::record::{Record, RecordKind};
+use corelane_protocol::terminal::Terminal;
 use corelane_protocol::time::Now;
 use corelane_protocol::ws::{Decoder, Item, Opcode, Role, client_frame};
 
@@ -604,18 +605,22 @@ impl Client {
     }
 }
 
+/// The verdict on a token: `expired`, `invalid`, or `user`, `user/device`, `user/device/terminal`.
 fn verdict(token: &str, expires_at_s: u64) -> Result<Claims, TokenVerdict> {
     match token {
         "expired" => Err(TokenVerdict::Expired),
         "invalid" => Err(TokenVerdict::Invalid("signature does not match".to_owned())),
-        user => Ok(Claims {
-            app: AppId(0),
-            user: UserId::new(user).unwrap(),
-            terminal: None,
-            device: None,
-            expires_at_s,
-            issued_at_s: 1,
-        }),
+        good => {
+            let mut parts = good.split('/');
+            Ok(Claims {
+                app: AppId(0),
+                user: UserId::new(parts.next().unwrap()).unwrap(),
+                device: parts.next().map(str::to_owned),
+                terminal: parts.next().map(|name| Terminal::from_name(name).unwrap()),
+                expires_at_s,
+                issued_at_s: 1,
+            })
+        }
     }
 }
 
