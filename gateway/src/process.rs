@@ -211,8 +211,10 @@ fn shard_config(
         link_secret,
         routers: vec![router],
         echo: config.gateway.echo,
+        echo_bytes_max: small(config.gateway.echo_bytes_max),
         origins: config.gateway.origins.clone(),
         connections_max: small(connection.count_max),
+        connections_per_ip_max: small(connection.per_ip_max),
         heartbeat: Duration::from_millis(connection.heartbeat_ms),
         handshake: Duration::from_millis(connection.handshake_ms),
         queue_bytes_max: small(connection.queue_bytes_max),
@@ -220,6 +222,9 @@ fn shard_config(
         slow: Duration::from_millis(connection.drain_slow_ms),
         frames_per_s: small(connection.frames_per_s),
         drain: Duration::from_millis(config.gateway.drain_ms),
+        send_deadline: Duration::from_millis(config.router.send_deadline_ms),
+        link_retry: Duration::from_millis(config.router.link_retry_ms),
+        link_silence: Duration::from_millis(config.router.link_silence_ms),
         ..ShardConfig::default()
     })
 }
@@ -484,5 +489,17 @@ mod tests {
         };
         let error = wait(&Config::default(), &Admin::default(), None, started).unwrap_err();
         assert!(matches!(error, ProcessError::Shard { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_defaults_of_the_file_are_those_of_a_shard() {
+        let secret = ShardConfig::default().link_secret;
+        let made = shard_config(&Config::default(), 1, secret, "router:7090".to_owned()).unwrap();
+        let expected = ShardConfig {
+            boot: made.boot,
+            routers: vec!["router:7090".to_owned()],
+            ..ShardConfig::default()
+        };
+        assert_eq!(format!("{made:?}"), format!("{expected:?}"));
     }
 }
