@@ -13,6 +13,7 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use corelane_router::http::{self, HttpLimits};
 
 use crate::shard_loop::Snapshot;
 
@@ -154,9 +155,7 @@ pub fn serve(admin: &Admin, listen: SocketAddr) -> std::io::Result<SocketAddr> {
             runtime.block_on(async move {
                 match tokio::net::TcpListener::from_std(listener) {
                     Ok(listener) => {
-                        if let Err(error) = axum::serve(listener, routes).await {
-                            tracing::error!(%error, "admin endpoints ended");
-                        }
+                        http::serve(listener, routes, HttpLimits::default(), std::future::pending()).await;
                     }
                     Err(error) => tracing::error!(%error, "admin endpoints cannot start"),
                 }

@@ -1,14 +1,18 @@
 //! What other shards and foreign threads hand to a shard: one bounded queue per shard, emptied once a turn.
 //!
-//! Owns the queue, the overflow bits and the shard's waker. When the queue is full the message is not waited
-//! for: a record's receivers on that shard are all marked ([`ShardMessage::OverflowedAll`] follows as soon as
-//! there is room), so a slow shard costs its own connections a pull and the other shards nothing.
+//! Owns the queue, one overflow bit per slot of the shard, one flag for all of it, and the shard's waker. When the queue
+//! is full the message is not waited for: the listed receivers of a record get their bits set, a record for a group or
+//! for users sets the flag, typing and the like are dropped. As soon as the shard looks, those connections are demoted
+//! (the flag: all are told to sync), so a slow shard costs its own connections a pull and the other shards nothing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use corelane_gateway_core::event::ShardMessage;
 use corelane_net::Waker;
+use corelane_protocol::bus::{ArchivedBusRecord, ArchivedReceivers, class};
+use corelane_protocol::frame;
+use corelane_protocol::id::ConnId;
 
 /// Most messages that wait in one inbox.
 pub const INBOX_SLOTS: usize = 4096;
@@ -23,8 +27,8 @@ pub struct Inbox {
 
 #[derive(Debug)]
 struct Shared {
+    shard: u16,
     queue: Mutex<Queue>,
-    overflowed: AtomicBool,
     draining: AtomicBool,
     waker: Waker,
 }
@@ -33,29 +37,80 @@ struct Shared {
 struct Queue {
     messages: Vec<ShardMessage>,
     bytes: usize,
+    overflowed: Overflow,
+}
+
+/// Whom something was for that found no room.
+#[derive(Debug, Default)]
+struct Overflow {
+    /// One bit per slot, up to the highest that is set.
+    slots: Vec<u64>,
+    all: bool,
+}
+
+impl Overflow {
+    fn note(&mut self, shard: u16, message: &ShardMessage) {
+        match message {
+            ShardMessage::Record(record) => match frame::access::<ArchivedBusRecord>(record) {
+                Ok(record) if record.class == class::TRANSIENT => {}
+                Ok(record) => match &record.receivers {
+                    ArchivedReceivers::Conns(conns) => {
+                        for conn in conns.iter().map(|conn| ConnId(conn.to_native())) {
+                            self.note_one(shard, conn);
+                        }
+                    }
+                    ArchivedReceivers::GroupExcept(_) | ArchivedReceivers::Users(_) => self.all = true,
+                },
+                Err(_) => self.all = true,
+            },
+            ShardMessage::Overflowed(conn) => self.note_one(shard, *conn),
+            ShardMessage::OverflowedAll => self.all = true,
+        }
+    }
+
+    fn note_one(&mut self, shard: u16, conn: ConnId) {
+        let (word, bit) = (conn.slot() as usize / 64, conn.slot() % 64);
+        if conn.shard() != shard {
+            return;
+        }
+        if self.slots.len() <= word {
+            self.slots.resize(word + 1, 0);
+        }
+        if let Some(word) = self.slots.get_mut(word) {
+            *word |= 1 << bit;
+        }
+    }
+
+    fn slots(&self) -> impl Iterator<Item = u32> {
+        (0..).zip(&self.slots).flat_map(|(at, word)| {
+            (0..64)
+                .filter(move |bit| word & (1 << bit) != 0)
+                .map(move |bit| at * 64 + bit)
+        })
+    }
 }
 
 impl Inbox {
-    /// An empty inbox whose shard is woken by `waker`.
-    pub fn new(waker: Waker) -> Self {
+    /// An empty inbox of shard number `shard`, which is woken by `waker`.
+    pub fn new(shard: u16, waker: Waker) -> Self {
         Self {
             shared: Arc::new(Shared {
+                shard,
                 queue: Mutex::default(),
-                overflowed: AtomicBool::new(false),
                 draining: AtomicBool::new(false),
                 waker,
             }),
         }
     }
 
-    /// Hands over `messages` and wakes the shard once. What finds no room becomes the overflow bit.
+    /// Hands over `messages` and wakes the shard once. What finds no room becomes overflow bits.
     pub fn push(&self, messages: impl IntoIterator<Item = ShardMessage>) {
         {
             let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
             for message in messages {
                 let bytes = bytes_of(&message);
                 if queue.messages.len() >= INBOX_SLOTS || queue.bytes + bytes > INBOX_BYTES_MAX {
-                    self.shared.overflowed.store(true, Ordering::Release);
+                    queue.overflowed.note(self.shared.shard, &message);
                 } else {
                     queue.bytes += bytes;
                     queue.messages.push(message);
@@ -76,15 +131,18 @@ impl Inbox {
         self.shared.draining.load(Ordering::Acquire)
     }
 
-    /// Takes everything that waits, into `into` (emptied first; its memory is reused).
-    pub fn take(&self, into: &mut Vec<ShardMessage>) {
+    /// Takes everything that waits, into `into` (emptied first; its memory is reused). Slots whose bit was set come in
+    /// `overflowed`; the flag comes as [`ShardMessage::OverflowedAll`].
+    pub fn take(&self, into: &mut Vec<ShardMessage>, overflowed: &mut Vec<u32>) {
         into.clear();
-        {
-            let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::swap(into, &mut queue.messages);
-            queue.bytes = 0;
-        }
-        if self.shared.overflowed.swap(false, Ordering::AcqRel) {
+        overflowed.clear();
+        let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(into, &mut queue.messages);
+        queue.bytes = 0;
+        let overflow = std::mem::take(&mut queue.overflowed);
+        drop(queue);
+        overflowed.extend(overflow.slots());
+        if overflow.all {
             into.push(ShardMessage::OverflowedAll);
         }
     }
@@ -94,5 +152,82 @@ fn bytes_of(message: &ShardMessage) -> usize {
     match message {
         ShardMessage::Record(record) => record.len(),
         ShardMessage::Overflowed(_) | ShardMessage::OverflowedAll => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use corelane_net::{Engine, EngineConfig};
+    use corelane_protocol::bus::{BUS_VERSION, BusRecord, Receivers};
+
+    use super::*;
+
+    const SHARD: u16 = 2;
+
+    fn record(class: u8, receivers: Receivers) -> ShardMessage {
+        let record = BusRecord {
+            version: BUS_VERSION,
+            class,
+            priority: 2,
+            app: 0,
+            conv: Vec::new(),
+            first_seq: 1,
+            last_seq: 1,
+            member_version: 0,
+            epoch: 0,
+            router_boot: 1,
+            number: 1,
+            outbox: 0,
+            expires_ms: 0,
+            published_us: 0,
+            receivers,
+            frames: Vec::new(),
+        };
+        ShardMessage::Record(frame::archive(&record).as_slice().into())
+    }
+
+    /// What the shard finds when `late` came after its inbox was full.
+    fn overflow_of(late: ShardMessage) -> (Vec<u32>, bool) {
+        let engine = Engine::new(EngineConfig::default()).unwrap();
+        let inbox = Inbox::new(SHARD, engine.waker());
+        let empty = record(class::STORED, Receivers::Conns(Vec::new()));
+        inbox.push(std::iter::repeat_n(empty, INBOX_SLOTS));
+        inbox.push([late]);
+        let (mut messages, mut overflowed) = (Vec::new(), vec![7]);
+        inbox.take(&mut messages, &mut overflowed);
+        let all = messages.len() > INBOX_SLOTS;
+        assert_eq!(messages.contains(&ShardMessage::OverflowedAll), all);
+        let slots = std::mem::take(&mut overflowed);
+        inbox.take(&mut messages, &mut overflowed);
+        assert!(messages.is_empty() && overflowed.is_empty(), "told once");
+        (slots, all)
+    }
+
+    #[test]
+    fn only_the_receivers_here_of_what_found_no_room_are_marked() {
+        let conns = [(SHARD, 3), (SHARD, 64), (SHARD, 1000), (1, 5)];
+        let conns = conns.map(|(shard, slot)| ConnId::new(shard, slot, 1).0).to_vec();
+        let marked = overflow_of(record(class::STORED, Receivers::Conns(conns)));
+        assert_eq!(marked, (vec![3, 64, 1000], false));
+        let one = overflow_of(ShardMessage::Overflowed(ConnId::new(SHARD, 63, 9)));
+        assert_eq!(one, (vec![63], false));
+    }
+
+    #[test]
+    fn what_is_not_for_listed_connections_marks_all() {
+        for late in [
+            record(class::STORED, Receivers::GroupExcept(0)),
+            record(class::STORED, Receivers::Users(vec!["bob".to_owned()])),
+            ShardMessage::OverflowedAll,
+            ShardMessage::Record([1, 2, 3].as_slice().into()),
+        ] {
+            assert_eq!(overflow_of(late), (Vec::new(), true));
+        }
+    }
+
+    #[test]
+    fn typing_that_finds_no_room_is_dropped() {
+        let typing = record(class::TRANSIENT, Receivers::GroupExcept(0));
+        assert_eq!(overflow_of(typing), (Vec::new(), false));
     }
 }

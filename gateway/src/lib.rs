@@ -12,5 +12,6 @@ pub mod inbox;
 pub mod logging;
 pub mod placement;
 pub mod process;
+pub mod resolver;
 pub mod shard_loop;
 pub mod token;

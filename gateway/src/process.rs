@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{self, Admin};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::doctor;
 use crate::embedded::{self, Embedded};
 use crate::inbox::Inbox;
@@ -30,6 +30,9 @@ use crate::token::Verifier;
 
 /// Time that shards have to end after a drain before the process ends without them.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
+
+/// A link whose router acknowledges nothing for so long is broken, however much waits to be sent on it.
+const LINK_UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
 
 /// Why the gateway did not start, or ended. For the operator.
 #[derive(Debug, Error)]
@@ -48,6 +51,9 @@ pub enum ProcessError {
         /// What is wrong.
         problem: String,
     },
+    /// The configuration contradicts itself.
+    #[error(transparent)]
+    Relation(#[from] ConfigError),
     /// A key file cannot be read or made.
     #[error(transparent)]
     Key(#[from] keys::KeyError),
@@ -201,11 +207,14 @@ fn shard_config(
         node: config.gateway.node.clone(),
         boot: u64::from_le_bytes(boot) | 1,
         shards: u16::try_from(shards).unwrap_or(u16::MAX),
+        cluster_id: config.cluster_id()?,
         link_secret,
         routers: vec![router],
         echo: config.gateway.echo,
+        echo_bytes_max: small(config.gateway.echo_bytes_max),
         origins: config.gateway.origins.clone(),
         connections_max: small(connection.count_max),
+        connections_per_ip_max: small(connection.per_ip_max),
         heartbeat: Duration::from_millis(connection.heartbeat_ms),
         handshake: Duration::from_millis(connection.handshake_ms),
         queue_bytes_max: small(connection.queue_bytes_max),
@@ -213,14 +222,70 @@ fn shard_config(
         slow: Duration::from_millis(connection.drain_slow_ms),
         frames_per_s: small(connection.frames_per_s),
         drain: Duration::from_millis(config.gateway.drain_ms),
+        send_deadline: Duration::from_millis(config.router.send_deadline_ms),
+        link_retry: Duration::from_millis(config.router.link_retry_ms),
+        link_silence: Duration::from_millis(config.router.link_silence_ms),
         ..ShardConfig::default()
     })
 }
 
+/// How a shard ended.
+type End = (usize, Result<(), String>);
+
 /// Shards that run, and how they end.
 struct Started {
     inboxes: Vec<Inbox>,
-    ended: Receiver<(usize, Result<(), String>)>,
+    ended: Receiver<End>,
+}
+
+/// Tells how a shard ended, whatever ends it: dropped without an outcome it says so.
+struct EndNotice {
+    shard: usize,
+    outcome: Result<(), String>,
+    ended: Sender<End>,
+}
+
+impl EndNotice {
+    fn new(shard: usize, ended: Sender<End>) -> Self {
+        let outcome = Err("its executor could not be started".to_owned());
+        Self {
+            shard,
+            outcome,
+            ended,
+        }
+    }
+
+    fn run(mut self, run: impl FnOnce() -> Result<(), String>) {
+        self.outcome = Err("panicked".to_owned());
+        self.outcome = run();
+    }
+}
+
+impl Drop for EndNotice {
+    fn drop(&mut self) {
+        let outcome = std::mem::replace(&mut self.outcome, Ok(()));
+        let _ = self.ended.send((self.shard, outcome));
+    }
+}
+
+/// Runs `run` on a glommio executor of its own, pinned to `cpu`.
+fn spawn_shard(
+    notice: EndNotice,
+    cpu: usize,
+    run: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> Result<(), ProcessError> {
+    let shard = notice.shard;
+    LocalExecutorBuilder::new(Placement::Fixed(cpu))
+        .name(&format!("shard-{shard}"))
+        .io_memory(64 * 1024)
+        .ring_depth(1024)
+        .preempt_timer(Duration::from_millis(1))
+        .spawn(move || async move { notice.run(run) })
+        .map(drop)
+        .map_err(|error| ProcessError::Shard {
+            shard,
+            problem: error.to_string(),
+        })
 }
 
 fn start_shards(
@@ -247,22 +312,10 @@ fn start_shards(
             wakers: waker_sender.clone(),
             inboxes,
         };
-        let ended_sender = ended_sender.clone();
-        LocalExecutorBuilder::new(Placement::Fixed(cpu))
-            .name(&format!("shard-{shard}"))
-            .io_memory(64 * 1024)
-            .ring_depth(1024)
-            .preempt_timer(Duration::from_millis(1))
-            .spawn(move || async move {
-                let outcome = start.run();
-                let _ = ended_sender.send((shard, outcome));
-            })
-            .map_err(|error| ProcessError::Shard {
-                shard,
-                problem: error.to_string(),
-            })?;
+        let notice = EndNotice::new(shard, ended_sender.clone());
+        spawn_shard(notice, cpu, move || start.run())?;
     }
-    drop(waker_sender);
+    drop((waker_sender, ended_sender));
     let mut found: Vec<(usize, Waker)> = wakers.iter().take(cpus.len()).collect();
     if found.len() < cpus.len() {
         let (shard, outcome) = ended
@@ -274,7 +327,10 @@ fn start_shards(
         });
     }
     found.sort_by_key(|(shard, _)| *shard);
-    let inboxes: Vec<Inbox> = found.into_iter().map(|(_, waker)| Inbox::new(waker)).collect();
+    let inboxes: Vec<Inbox> = (0..)
+        .zip(found)
+        .map(|(shard, (_, waker))| Inbox::new(shard, waker))
+        .collect();
     for sender in inbox_senders {
         let _ = sender.send(inboxes.clone());
     }
@@ -295,7 +351,10 @@ struct ShardStart {
 
 impl ShardStart {
     fn run(self) -> Result<(), String> {
-        let engine_config = EngineConfig::default();
+        let engine_config = EngineConfig {
+            unacknowledged_max: Some(LINK_UNACKNOWLEDGED_MAX),
+            ..EngineConfig::default()
+        };
         let engine = Engine::new(engine_config).map_err(|error| error.to_string())?;
         self.wakers
             .send((self.shard, engine.waker()))
@@ -350,7 +409,8 @@ fn wait(
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            Some((shard, outcome)) = ends.recv() => {
+            end = ends.recv() => {
+                let (shard, outcome) = end.unwrap_or((0, Ok(())));
                 return Err(ProcessError::Shard { shard, problem: outcome.err().unwrap_or("ended".to_owned()) });
             }
             reason = embedded::failed(router.as_ref()) => return Err(ProcessError::Router(reason)),
@@ -363,11 +423,14 @@ fn wait(
         let limit = Duration::from_millis(config.gateway.drain_ms) + DRAIN_GRACE;
         let all = async {
             for _ in 0..shards {
-                let _ = ends.recv().await;
+                if let Some((shard, Err(problem))) = ends.recv().await {
+                    return Err(ProcessError::Shard { shard, problem });
+                }
             }
+            Ok(())
         };
         tokio::select! {
-            () = all => {}
+            drained = all => return drained,
             () = tokio::time::sleep(limit) => tracing::warn!("shards did not end in time"),
             _ = terminate.recv() => tracing::warn!("second signal: ending at once"),
             _ = interrupt.recv() => tracing::warn!("second signal: ending at once"),
@@ -378,4 +441,65 @@ fn wait(
         router.stop();
     }
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How a shard that runs `run` ends, as the process sees it.
+    fn outcome_of(run: impl FnOnce() -> Result<(), String> + Send + 'static) -> Result<(), ProcessError> {
+        let (sender, ended) = channel();
+        let cpus = Cpus::of_this_process().place(1).unwrap();
+        spawn_shard(EndNotice::new(3, sender), cpus[0], run)?;
+        let started = Started {
+            inboxes: Vec::new(),
+            ended,
+        };
+        wait(&Config::default(), &Admin::default(), None, started)
+    }
+
+    #[test]
+    fn a_shard_that_panics_ends_the_process_with_the_reason() {
+        let error = outcome_of(|| panic!("as planned")).unwrap_err();
+        assert_eq!(error.to_string(), "shard 3: panicked");
+    }
+
+    #[test]
+    fn a_shard_that_fails_or_just_ends_ends_the_process_too() {
+        let error = outcome_of(|| Err("ring is broken".to_owned())).unwrap_err();
+        assert_eq!(error.to_string(), "shard 3: ring is broken");
+        let error = outcome_of(|| Ok(())).unwrap_err();
+        assert_eq!(error.to_string(), "shard 3: ended");
+    }
+
+    #[test]
+    fn a_shard_whose_executor_cannot_be_made_is_reported() {
+        let (sender, ended) = channel();
+        drop(EndNotice::new(0, sender));
+        let (_, outcome) = ended.recv().unwrap();
+        assert!(outcome.unwrap_err().contains("executor"));
+    }
+
+    #[test]
+    fn nobody_left_to_report_is_a_failure() {
+        let started = Started {
+            inboxes: Vec::new(),
+            ended: channel().1,
+        };
+        let error = wait(&Config::default(), &Admin::default(), None, started).unwrap_err();
+        assert!(matches!(error, ProcessError::Shard { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_defaults_of_the_file_are_those_of_a_shard() {
+        let secret = ShardConfig::default().link_secret;
+        let made = shard_config(&Config::default(), 1, secret, "router:7090".to_owned()).unwrap();
+        let expected = ShardConfig {
+            boot: made.boot,
+            routers: vec!["router:7090".to_owned()],
+            ..ShardConfig::default()
+        };
+        assert_eq!(format!("{made:?}"), format!("{expected:?}"));
+    }
 }

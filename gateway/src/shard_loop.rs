@@ -6,7 +6,7 @@
 //! is runnable and a periodic timer is armed; eleven of twelve idle shards hung within two minutes.) Whatever is full is answered by the core or by the inbox; nothing here waits for a peer.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use corelane_protocol::id::ConnId;
 
 use crate::clock::Clock;
 use crate::inbox::Inbox;
+use crate::resolver::Resolver;
 use crate::token::Verifier;
 
 /// Longest wait of a shard: the inbox's drain flag and the snapshots are at most this late.
@@ -72,6 +73,7 @@ pub struct ShardLoop {
     /// By [`Socket::index`].
     owners: Vec<Option<(Socket, Owner)>>,
     link_sockets: HashMap<LinkId, Socket>,
+    resolver: Resolver,
     outputs: Vec<Output>,
     to_shards: Vec<Vec<ShardMessage>>,
     drained: bool,
@@ -90,6 +92,7 @@ impl ShardLoop {
         };
         let (listener, _) = engine.listen(setup.listen, options)?;
         let core = Shard::new(setup.config.clone(), setup.shard, setup.clock.now());
+        let resolver = Resolver::new(engine.waker(), usize::from(setup.shard));
         let to_shards = setup.inboxes.iter().map(|_| Vec::new()).collect();
         Ok(Self {
             setup,
@@ -98,6 +101,7 @@ impl ShardLoop {
             core,
             owners: Vec::new(),
             link_sockets: HashMap::new(),
+            resolver,
             outputs: Vec::new(),
             to_shards,
             drained: false,
@@ -111,7 +115,7 @@ impl ShardLoop {
     /// [`EngineError`] if the rings fail for good; the process cannot go on.
     pub fn run(mut self) -> Result<(), EngineError> {
         let mut events = Vec::new();
-        let mut messages = Vec::new();
+        let (mut messages, mut overflowed) = (Vec::new(), Vec::new());
         let mut draining = false;
         let mut snapshot_at = Duration::ZERO;
         while !self.drained {
@@ -122,10 +126,19 @@ impl ShardLoop {
             for event in events.drain(..) {
                 self.handle_event(event);
             }
+            if let Some((link, address)) = self.resolver.take() {
+                self.connect_link(link, address);
+                self.carry_out();
+            }
             let inbox = self.inbox();
-            inbox.take(&mut messages);
+            inbox.take(&mut messages, &mut overflowed);
             for message in messages.drain(..) {
                 self.handle(Input::FromShard(message));
+            }
+            for slot in overflowed.drain(..) {
+                if let Some(conn) = self.client_at(slot) {
+                    self.handle(Input::FromShard(ShardMessage::Overflowed(conn)));
+                }
             }
             if !draining && inbox.is_draining() {
                 draining = true;
@@ -194,7 +207,7 @@ impl ShardLoop {
             }
             Event::PeerClosed(socket) => match self.owner(socket) {
                 Some(Owner::Client(conn)) => self.handle(Input::PeerClosed(conn)),
-                Some(Owner::Link(_)) => self.engine.close(socket),
+                Some(Owner::Link(_)) => self.engine.abort(socket),
                 None => {}
             },
             Event::Sent(socket) => match self.owner(socket) {
@@ -274,7 +287,7 @@ impl ShardLoop {
                 self.core
                     .handle(now, Input::Verified(conn, verdict), &mut self.outputs);
             }
-            Output::LinkConnect(link, address) => self.connect_link(link, &address),
+            Output::LinkConnect(link, address) => self.find_router(link, &address),
             Output::LinkSend(link, span) => {
                 if let Some(socket) = self.link_sockets.get(&link) {
                     self.engine.send(*socket, span);
@@ -282,7 +295,9 @@ impl ShardLoop {
             }
             Output::LinkClose(link) => {
                 if let Some(socket) = self.link_sockets.get(&link) {
-                    self.engine.close(*socket);
+                    self.engine.abort(*socket);
+                } else if self.resolver.abandon(link) {
+                    self.link_failed(link);
                 }
             }
             Output::ToShard(shard, message) => {
@@ -294,16 +309,20 @@ impl ShardLoop {
         }
     }
 
-    fn connect_link(&mut self, link: LinkId, address: &str) {
-        // Names are resolved at connect time only, which is when a link is down anyway.
-        let resolved = address
-            .to_socket_addrs()
-            .ok()
-            .and_then(|mut addresses| addresses.next());
-        let socket = resolved.and_then(|to| match self.engine.connect(to, None) {
+    /// A router by its address, or by a name that must be looked up first.
+    fn find_router(&mut self, link: LinkId, address: &str) {
+        match address.parse() {
+            Ok(to) => self.connect_link(link, Some(to)),
+            Err(_) if self.resolver.begin(link, address) => {}
+            Err(_) => self.link_failed(link),
+        }
+    }
+
+    fn connect_link(&mut self, link: LinkId, to: Option<SocketAddr>) {
+        let socket = to.and_then(|to| match self.engine.connect(to, None) {
             Ok(socket) => Some(socket),
             Err(error) => {
-                tracing::warn!(address, %error, "link cannot be connected");
+                tracing::warn!(%to, %error, "link cannot be connected");
                 None
             }
         });
@@ -311,9 +330,13 @@ impl ShardLoop {
             self.link_sockets.insert(link, socket);
             self.own(socket, Owner::Link(link));
         } else {
-            let now = self.setup.clock.now();
-            self.core.handle(now, Input::LinkClosed(link), &mut self.outputs);
+            self.link_failed(link);
         }
+    }
+
+    fn link_failed(&mut self, link: LinkId) {
+        let now = self.setup.clock.now();
+        self.core.handle(now, Input::LinkClosed(link), &mut self.outputs);
     }
 
     fn flush_shards(&mut self) {
@@ -354,6 +377,13 @@ impl ShardLoop {
     fn owner(&self, socket: Socket) -> Option<Owner> {
         let (held, owner) = (*self.owners.get(socket.index())?)?;
         (held == socket).then_some(owner)
+    }
+
+    fn client_at(&self, slot: u32) -> Option<ConnId> {
+        match (*self.owners.get(slot as usize)?)? {
+            (_, Owner::Client(conn)) => Some(conn),
+            (_, Owner::Link(_)) => None,
+        }
     }
 
     fn socket_of(&self, conn: ConnId) -> Option<Socket> {

@@ -3,7 +3,7 @@
 //! Owns the verification key. Header `kid` names the key ("1"); claims are `app`, `sub`, `terminal`, `device`,
 //! `iat`, `exp`, `scopes`. Nothing of a token is believed before its signature was checked.
 
-use corelane_gateway_core::event::{Claims, TokenVerdict};
+use corelane_gateway_core::event::{Claims, TOKEN_LEEWAY, TokenVerdict};
 use corelane_protocol::id::{AppId, ID_BYTES_MAX, UserId};
 use corelane_protocol::terminal::Terminal;
 use jsonwebtoken::errors::ErrorKind;
@@ -53,7 +53,7 @@ impl Verifier {
     /// A verifier for tokens signed with `secret`.
     pub fn new(secret: &[u8]) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
-        validation.leeway = 30;
+        validation.leeway = TOKEN_LEEWAY.as_secs();
         validation.set_required_spec_claims(&["exp", "sub"]);
         Self {
             key: DecodingKey::from_secret(secret),
@@ -61,7 +61,7 @@ impl Verifier {
         }
     }
 
-    /// Checks signature, expiry (30 s of leeway) and form.
+    /// Checks signature, expiry (with [`TOKEN_LEEWAY`]) and form.
     ///
     /// # Errors
     ///

@@ -105,6 +105,16 @@ impl Table {
         if let Some(socket) = self.socket(slot) {
             self.lingering.push_back((moment.now + LINGER, socket));
         }
+        if self.lingering.len() > 2 * self.slots.count() as usize {
+            let mut lingering = std::mem::take(&mut self.lingering);
+            lingering.retain(|(_, socket)| self.is_lingering(*socket));
+            self.lingering = lingering;
+        }
+    }
+
+    fn is_lingering(&self, socket: Socket) -> bool {
+        self.find(socket)
+            .is_some_and(|(_, state)| state.life == Life::Lingering)
     }
 
     /// Ends what has lingered long enough.
@@ -114,8 +124,8 @@ impl Table {
                 return;
             }
             self.lingering.pop_front();
-            if let Some((slot, state)) = self.find(socket)
-                && state.life == Life::Lingering
+            if self.is_lingering(socket)
+                && let Some((slot, _)) = self.find(socket)
             {
                 self.end(slot, false, true);
                 self.settle(slot, moment);

@@ -1,5 +1,7 @@
 //! What an engine and a listener are made from.
 
+use std::time::Duration;
+
 use crate::error::EngineError;
 use crate::token::INDEX_MAX;
 
@@ -21,6 +23,9 @@ pub struct EngineConfig {
     /// `SO_SNDBUF` of every socket, accepted or connected. Default 64 KiB (the kernel doubles it). It
     /// bounds the kernel memory a peer that does not read can own.
     pub send_buffer_bytes: u32,
+    /// `TCP_USER_TIMEOUT` of connections that this engine makes: sent bytes that the peer does not acknowledge for so
+    /// long, or whose window stays shut for so long, break the connection. Default none: the system's own 15 minutes.
+    pub unacknowledged_max: Option<Duration>,
 }
 
 impl Default for EngineConfig {
@@ -31,6 +36,7 @@ impl Default for EngineConfig {
             receive_buffers: 1024,
             receive_buffer_bytes: 4096,
             send_buffer_bytes: 64 * 1024,
+            unacknowledged_max: None,
         }
     }
 }

@@ -30,7 +30,7 @@ impl Engine {
         let moment = self.moment();
         let table = self.table_for_connect(moment)?;
         let failed = |source| EngineError::Connect { to, source };
-        let socket = sockopt::outgoing(to, from, self.config.send_buffer_bytes).map_err(failed)?;
+        let socket = sockopt::outgoing(to, from, &self.config).map_err(failed)?;
         let Some(table) = self.tables.get_mut(table) else {
             return Err(self.full());
         };

@@ -203,11 +203,12 @@ impl Table {
         match errno {
             libc::ENOBUFS => {
                 self.counts.buffers_empty += 1;
-                if let Some(state) = self.slots.get_mut(slot)
-                    && !state.flags.has(Flags::STARVED)
-                {
+                if let Some(state) = self.slots.get_mut(slot) {
                     state.flags.set(Flags::STARVED);
-                    self.starved.push_back(slot);
+                    if !state.flags.has(Flags::QUEUED) {
+                        state.flags.set(Flags::QUEUED);
+                        self.starved.push_back(slot);
+                    }
                 }
             }
             libc::ECANCELED | libc::EAGAIN | libc::EINTR => self.arm_receive(slot, Armed::Poll),
@@ -221,9 +222,11 @@ impl Table {
             let Some(slot) = self.starved.pop_front() else {
                 return;
             };
-            if let Some(state) = self.slots.get_mut(slot)
-                && state.flags.has(Flags::STARVED)
-            {
+            let Some(state) = self.slots.get_mut(slot) else {
+                continue;
+            };
+            state.flags.clear(Flags::QUEUED);
+            if state.flags.has(Flags::STARVED) {
                 state.flags.clear(Flags::STARVED);
                 self.arm_receive(slot, Armed::Many);
             }

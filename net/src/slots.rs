@@ -57,6 +57,11 @@ impl Flags {
     pub(crate) const CONNECT_FAILED: Self = Self(1 << 7);
     /// A send is in flight; `aux` is its span.
     pub(crate) const SENDING: Self = Self(1 << 8);
+    /// In the line of sockets that wait for a buffer.
+    pub(crate) const QUEUED: Self = Self(1 << 9);
+    /// Stay with the slot when it is freed: the lists drop it by themselves when they meet it, and until then it must not
+    /// be entered again.
+    const OF_SLOT: Self = Self(Self::LISTED.0 | Self::QUEUED.0);
 
     pub(crate) const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
@@ -160,12 +165,7 @@ impl Slots {
             "a slot is freed when nothing of it is in flight"
         );
         slot.generation = slot.generation.wrapping_add(1);
-        // The list of receiving sockets drops the slot by itself when it meets it.
-        let listed = slot.flags.has(Flags::LISTED);
-        slot.flags = Flags::default();
-        if listed {
-            slot.flags.set(Flags::LISTED);
-        }
+        slot.flags = Flags(slot.flags.0 & Flags::OF_SLOT.0);
         slot.errno = 0;
         slot.life = Life::Free;
         slot.armed = Armed::Nothing;

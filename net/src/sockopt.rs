@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
-use crate::config::ListenOptions;
+use crate::config::{EngineConfig, ListenOptions};
 
 /// Soft limit of open descriptors, which is also the largest table of direct descriptors.
 pub(crate) fn descriptor_limit() -> u32 {
@@ -43,8 +43,9 @@ pub(crate) fn listening(
 }
 
 /// A socket that is about to connect to `to`, from the address `from` if given.
-pub(crate) fn outgoing(to: SocketAddr, from: Option<IpAddr>, send_buffer_bytes: u32) -> io::Result<Socket> {
-    let socket = stream(to, send_buffer_bytes)?;
+pub(crate) fn outgoing(to: SocketAddr, from: Option<IpAddr>, config: &EngineConfig) -> io::Result<Socket> {
+    let socket = stream(to, config.send_buffer_bytes)?;
+    socket.set_tcp_user_timeout(config.unacknowledged_max)?;
     if let Some(from) = from {
         bind_address_no_port(&socket)?;
         socket.bind(&SockAddr::from(SocketAddr::new(from, 0)))?;
@@ -90,5 +91,23 @@ fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outgoing_socket_has_the_timeout_of_its_engine() {
+        let to = SocketAddr::from(([127, 0, 0, 1], 9));
+        let mut config = EngineConfig::default();
+        assert_eq!(
+            outgoing(to, None, &config).unwrap().tcp_user_timeout().unwrap(),
+            None
+        );
+        config.unacknowledged_max = Some(Duration::from_secs(10));
+        let socket = outgoing(to, None, &config).unwrap();
+        assert_eq!(socket.tcp_user_timeout().unwrap(), config.unacknowledged_max);
     }
 }

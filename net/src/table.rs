@@ -1,7 +1,9 @@
 //! One ring and everything that belongs to its sockets. What happens in one never touches another.
 //!
 //! Owns: the ring, its slots, the spans being sent and the addresses being written, and the lists of sockets that
-//! receive, wait for a buffer, or linger. All lists are bounded by the slots.
+//! receive, wait for a buffer, or linger. A slot stands in each of the first two at most once. The list of those that
+//! linger keeps sockets that ended early until their time comes; once it is twice as long as there are slots it is
+//! cleaned of them.
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 mod driver;
 mod fetch;
+pub mod http;
 mod hub;
 mod intake;
 pub mod keys;

@@ -20,6 +20,7 @@ use crate::api::{self, ApiState, Demo, MoreMetrics, WebFile};
 use crate::clock::Clock;
 use crate::config::{ConfigError, Durability, RouterConfig, StoreSection};
 use crate::driver::{Driver, QUEUE};
+use crate::http::{self, HttpLimits};
 use crate::hub::Hub;
 use crate::keys::{self, KeyError};
 use crate::link;
@@ -311,9 +312,10 @@ async fn serve(
     tokio::spawn(sessions::reap(Arc::clone(&shared)));
     tokio::spawn(link::serve(link_listener, Arc::clone(&shared)));
     let stop = Arc::clone(&shared.stop);
-    let http = axum::serve(http_listener, api::router(api))
-        .with_graceful_shutdown(async move { stop.cancelled().await });
-    let http = tokio::spawn(async move { http.await });
+    let http = tokio::spawn(async move {
+        let stopped = async { stop.cancelled().await };
+        http::serve(http_listener, api::router(api), HttpLimits::default(), stopped).await;
+    });
     let watch = {
         let shared = Arc::clone(&shared);
         async move {

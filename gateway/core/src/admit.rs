@@ -1,20 +1,27 @@
 //! admit: who may come in, and how fast he may speak.
 //!
 //! `Hello` names terminal and device and may carry the token; the shell checks the token, this file checks that
-//! the three agree. The rate limit is a token bucket per session, off by default: a frame over it is refused with
-//! `rate_limited` (which closes a send's gate), and a client that goes on regardless is closed with 4006.
+//! the three agree. The rate limit is a token bucket per session, off by default; frames that need no answer have a limit
+//! of their own ([`ASIDES_PER_S`]). A frame over a limit is refused with `rate_limited` (which closes a send's gate), and a
+//! client that goes on regardless is closed with 4006.
 
 use corelane_protocol::frame::error::ErrorCode;
-use corelane_protocol::frame::{Frame, FrameError, FrameKind, body, read};
+use corelane_protocol::frame::{Frame, FrameError, FrameKind, read};
 use corelane_protocol::id::{ConnId, UserId};
 use corelane_protocol::ws::CloseCode;
 
 use crate::event::{Claims, Output, TokenVerdict};
 use crate::shard::Shard;
 use crate::table::{Session, Stage, flag};
+use crate::wheel::TICK;
 
 /// Frames refused in a row before the connection is closed.
 const OVER_RATE_MAX: u32 = 1000;
+/// Frames per second that need no answer (delivered marks, typing, steps of calls) which one connection may send:
+/// no window bounds them, and a router has a bounded number of places for those of all.
+const ASIDES_PER_S: u8 = 100;
+/// Ticks of a second.
+const TICKS_PER_S: u32 = (1000 / TICK.as_millis()) as u32;
 /// Parts of a frame that the bucket counts in.
 const PARTS: u32 = 100;
 
@@ -46,8 +53,7 @@ impl Shard {
 
     /// A newer token. Answered by a `Pong` of the same reference once it was checked.
     pub(crate) fn refresh_token(&mut self, id: ConnId, frame: &Frame<'_>) -> Result<(), FrameError> {
-        let body = frame.access::<body::ArchivedRefreshToken>()?;
-        let token = body.token.as_str().to_owned();
+        let token = read::refresh_token(frame)?.to_owned();
         if let Some(conn) = self.conns.get_mut(id) {
             conn.rare().refresh_reference = frame.reference;
             conn.set(flag::VERIFYING);
@@ -81,13 +87,13 @@ impl Shard {
             return;
         };
         let device = std::mem::take(&mut opening.device);
+        let terminal = opening.terminal;
         let bound = claims.device.clone().unwrap_or_else(|| device.clone());
         let is_other_device = !device.is_empty() && device != bound;
-        let is_other_terminal = claims
-            .terminal
-            .is_some_and(|terminal| terminal as u8 != opening.terminal);
-        let terminal = opening.terminal;
-        if is_other_device || is_other_terminal || bound.len() > corelane_protocol::id::ID_BYTES_MAX {
+        if is_other_device
+            || !is_for_terminal(claims, terminal)
+            || bound.len() > corelane_protocol::id::ID_BYTES_MAX
+        {
             self.metrics.admit_refused_tokens += 1;
             return self.close(
                 id,
@@ -116,13 +122,11 @@ impl Shard {
         let reference = conn.rare.as_ref().map_or(0, |rare| rare.refresh_reference);
         conn.trim();
         let refusal = match (verdict, conn.session.as_mut()) {
-            (Ok(claims), Some(session))
-                if claims.app.0 == session.app && claims.user.as_str() == session.user() =>
-            {
+            (Ok(claims), Some(session)) if is_of(&claims, session) => {
                 session.expires_at_s = u32::try_from(claims.expires_at_s).unwrap_or(u32::MAX);
                 None
             }
-            (Ok(_), _) => Some("token is for another user".to_owned()),
+            (Ok(_), _) => Some("token is for another user, terminal or device".to_owned()),
             (Err(TokenVerdict::Expired), _) => Some("token has expired".to_owned()),
             (Err(TokenVerdict::Invalid(text)), _) => Some(text),
         };
@@ -168,6 +172,28 @@ impl Shard {
         is_within
     }
 
+    /// Whether one more frame that needs no answer is within [`ASIDES_PER_S`].
+    pub(crate) fn is_within_asides(&mut self, id: ConnId) -> bool {
+        let second = (self.tick / TICKS_PER_S) as u8;
+        let Some(conn) = self.conns.get_mut(id) else {
+            return true;
+        };
+        let Some(session) = conn.session.as_mut() else {
+            return true;
+        };
+        if std::mem::replace(&mut session.asides_second, second) != second {
+            session.asides = 0;
+        }
+        let is_within = session.asides < ASIDES_PER_S;
+        if is_within {
+            session.asides += 1;
+            if let Some(rare) = conn.rare.as_mut() {
+                rare.over_rate = 0;
+            }
+        }
+        is_within
+    }
+
     pub(crate) fn refuse_for_rate(&mut self, id: ConnId, kind: FrameKind, frame: &Frame<'_>) {
         self.metrics.admit_rate_limited += 1;
         let Some(conn) = self.conns.get_mut(id) else {
@@ -199,4 +225,17 @@ impl Shard {
             _ => self.reply_error(id, frame.reference, ErrorCode::RateLimited, text),
         }
     }
+}
+
+fn is_for_terminal(claims: &Claims, terminal: u8) -> bool {
+    claims.terminal.is_none_or(|bound| bound as u8 == terminal)
+}
+
+/// Whether a newer token may take the place of the one that `session` was admitted with.
+fn is_of(claims: &Claims, session: &Session) -> bool {
+    let is_for_device = claims.device.as_ref().is_none_or(|bound| bound == session.device());
+    claims.app.0 == session.app
+        && claims.user.as_str() == session.user()
+        && is_for_device
+        && is_for_terminal(claims, session.terminal)
 }

@@ -9,7 +9,7 @@ use corelane_protocol::id::ConnId;
 use corelane_protocol::ws::{CloseCode, Opcode, close, server_header};
 
 use crate::event::Output;
-use crate::outbound::{Lane, Outbound};
+use crate::outbound::Lane;
 use crate::shard::Shard;
 use crate::table::{Stage, flag};
 use crate::wheel::{TICK, ticks_in};
@@ -111,6 +111,7 @@ impl Shard {
         conn.rare = None;
         conn.set(flag::FINISH);
         self.wheel.arm(id.slot(), due);
+        self.weigh(id);
         self.list(id);
     }
 
@@ -119,8 +120,8 @@ impl Shard {
         self.end_session(id);
         if let Some(conn) = self.conns.get_mut(id) {
             conn.stage = Stage::Closed;
-            conn.rare = None;
             conn.opening = None;
+            self.give_up_memory(id);
             self.outputs.push(Output::Abort(id));
         }
     }
@@ -128,11 +129,10 @@ impl Shard {
     /// The socket is gone.
     pub(crate) fn closed(&mut self, id: ConnId) {
         self.end_session(id);
-        let Some(conn) = self.conns.get_mut(id) else {
+        if self.conns.get(id).is_none() {
             return;
-        };
-        let mut out = std::mem::replace(&mut conn.out, Outbound::EMPTY);
-        self.empty_queue(&mut out);
+        }
+        self.give_up_memory(id);
         self.forget_address(id);
         self.wheel.disarm(id.slot());
         self.conns.remove(id);

@@ -16,7 +16,7 @@ pub struct ShardConfig {
     pub boot: u64,
     /// Number of shards of the gateway.
     pub shards: u16,
-    /// Cluster that the routers must belong to; 0: whichever they say.
+    /// Cluster that the routers must belong to; 0: that of the first one reached.
     pub cluster_id: u64,
     /// Shared secret of the link.
     pub link_secret: LinkSecret,
@@ -41,7 +41,8 @@ pub struct ShardConfig {
     pub close: Duration,
     /// Most bytes queued for one connection before it is demoted. Pages that it asked for count apart.
     pub queue_bytes_max: u32,
-    /// Most bytes of this shard's own memory queued for all its connections.
+    /// Most bytes that all connections of this shard may own together: queued for them, or read of them and not used
+    /// yet. Past it whoever holds most pays (`memory.rs`).
     pub queue_total_bytes_max: u64,
     /// A demoted connection whose send does not complete within this time is aborted (4002).
     pub slow: Duration,

@@ -78,6 +78,11 @@ impl Shard {
             self.consumer.partitions.clear();
             self.consumer.numbers.clear();
             self.consumer.changed.clear();
+        } else {
+            // Reports that were on their way may have been lost with the link; they say how far all was taken, so they
+            // can be made again.
+            self.consumer.changed = self.consumer.numbers.keys().copied().collect();
+            self.consumer.changed.sort_unstable();
         }
         let shards = self.config.shards.max(1);
         for partition in (0..self.link.partitions()).filter(|partition| partition % shards == self.number) {

@@ -3,7 +3,8 @@
 //! Owns nothing between calls: what a read left unfinished is in the connection's decoder, what may not be used
 //! yet is held in its box. A connection that may not go on (its window is full, it does not read its answers, its
 //! token is being checked) is *blocked*: nothing more of it is decoded, the engine is told not to read, and what
-//! was already read is held, at most [`HELD_BYTES_MAX`]; beyond that it is closed with 4006.
+//! was already read is held, at most [`HELD_BYTES_MAX`]; beyond that it is closed with 4006. Before its login a
+//! connection has [`OPENING_BYTES_MAX`] for either direction; beyond that it is closed with 4504.
 
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{
@@ -43,6 +44,7 @@ impl Shard {
                 self.hold(id, bytes.get(start..).unwrap_or(&[]));
             }
         }
+        self.weigh(id);
     }
 
     /// Keeps bytes that may not be used yet, and has the engine read no more.
@@ -94,6 +96,7 @@ impl Shard {
             if let Some(conn) = self.conns.get_mut(id) {
                 conn.clear(flag::UNBLOCKED);
                 self.read_held(id);
+                self.weigh(id);
             }
         }
     }
@@ -151,7 +154,8 @@ impl Shard {
                         .is_some_and(|backlog| backlog.control_bytes() > CONTROL_BYTES_MAX)
             }
             Stage::Echo => conn.out.queued_bytes() > queue_bytes_max,
-            Stage::Hello | Stage::Closing => false,
+            Stage::Hello => conn.out.queued_bytes() > OPENING_BYTES_MAX,
+            Stage::Closing => false,
             Stage::Free
             | Stage::Head
             | Stage::Upgrading
@@ -278,6 +282,14 @@ impl Shard {
         bytes: &[u8],
     ) -> Result<(), FrameError> {
         if !self.is_within_rate(id) {
+            self.refuse_for_rate(id, kind, frame);
+            return Ok(());
+        }
+        let is_aside = matches!(
+            kind,
+            FrameKind::Delivered | FrameKind::CallStep | FrameKind::TypingStep
+        );
+        if is_aside && !self.is_within_asides(id) {
             self.refuse_for_rate(id, kind, frame);
             return Ok(());
         }

@@ -8,6 +8,8 @@
 //! have a room of the same size to themselves; one that does not fit is answered `overloaded`. Control frames that
 //! nobody asked for (read marks) have `CONTROL_BYTES_MAX`; then the connection is demoted with a `Resync`.
 
+use std::borrow::Cow;
+
 use corelane_protocol::arena::Span;
 use corelane_protocol::bus::{ArchivedBusRecord, ArchivedReceivers};
 use corelane_protocol::frame::error::ErrorCode;
@@ -130,7 +132,7 @@ impl Shard {
     }
 
     /// A payload frame was not sent: its place is remembered until the client can be told.
-    fn miss(&mut self, id: ConnId, place: Option<Place<'_>>) {
+    pub(crate) fn miss(&mut self, id: ConnId, place: Option<Place<'_>>) {
         self.metrics.deliver_dropped += 1;
         let Some((conv, seq)) = place else {
             return;
@@ -170,7 +172,7 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(id) else {
             return false;
         };
-        if !conn.out.share(span) {
+        if !conn.out.share(span, false) {
             let backlog = conn
                 .out
                 .backlog
@@ -179,14 +181,15 @@ impl Shard {
             if let Some((conv, seq)) = place {
                 backlog.note(conv, seq);
             }
-            self.owned_bytes += span.len() as u64;
+            self.weigh(id);
         }
         self.metrics.deliver_frames += 1;
         self.list(id);
         true
     }
 
-    /// Queues bytes for this connection alone, WebSocket header included. Control frames are always taken.
+    /// Queues bytes for this connection alone, WebSocket header included. They are always taken: what asks for them is
+    /// not read any more once too many wait.
     pub(crate) fn queue_own(&mut self, id: ConnId, lane: Lane, parts: &[&[u8]]) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -194,37 +197,42 @@ impl Shard {
         if conn.stage == Stage::Closed {
             return;
         }
-        if conn.out.is_in_flight() || conn.out.backlog.is_some() {
-            push_to_backlog(conn, &mut self.backlogs, lane, parts);
-            self.owned_bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
-        } else {
+        // Who is not logged in keeps no shared chunk alive.
+        let is_trusted = matches!(conn.stage, Stage::Live | Stage::Echo);
+        let is_shared = is_trusted && !conn.out.is_in_flight() && conn.out.backlog.is_none() && {
             let span = self.arenas.own.push(parts);
-            if !conn.out.share(&span) {
-                push_to_backlog(conn, &mut self.backlogs, lane, parts);
-                self.owned_bytes += span.len() as u64;
-            }
+            conn.out.share(&span, true)
+        };
+        if !is_shared {
+            push_to_backlog(conn, &mut self.backlogs, lane, parts);
         }
+        self.weigh(id);
         self.list(id);
     }
 
     /// Sends a frame to one client, in its encoding.
     pub(crate) fn reply(&mut self, id: ConnId, lane: Lane, frame: &[u8]) {
-        let Some(conn) = self.conns.get(id) else {
-            return;
-        };
+        if let Some((opcode, payload)) = self.encode_for(id, frame) {
+            self.queue_reply(id, lane, opcode, &payload);
+        }
+    }
+
+    /// A frame as a client is to get it; `None` if it is to get nothing.
+    fn encode_for<'a>(&self, id: ConnId, frame: &'a [u8]) -> Option<(Opcode, Cow<'a, [u8]>)> {
+        let conn = self.conns.get(id)?;
         if matches!(conn.stage, Stage::Closing | Stage::Closed) {
-            return;
-        }
-        self.metrics.deliver_frames += 1;
-        if conn.has(flag::JSON) {
-            if let Some(text) = encoding::to_json(frame) {
-                let header = server_header(Opcode::Text, text.len(), true);
-                self.queue_own(id, lane, &[&header, &text]);
-            }
+            None
+        } else if conn.has(flag::JSON) {
+            Some((Opcode::Text, Cow::Owned(encoding::to_json(frame)?)))
         } else {
-            let header = server_header(Opcode::Binary, frame.len(), true);
-            self.queue_own(id, lane, &[&header, frame]);
+            Some((Opcode::Binary, Cow::Borrowed(frame)))
         }
+    }
+
+    fn queue_reply(&mut self, id: ConnId, lane: Lane, opcode: Opcode, payload: &[u8]) {
+        self.metrics.deliver_frames += 1;
+        let header = server_header(opcode, payload.len(), true);
+        self.queue_own(id, lane, &[&header, payload]);
     }
 
     /// Sends a payload frame to one client, if there is room.
@@ -238,18 +246,18 @@ impl Shard {
 
     /// Sends a page that the client asked for.
     pub(crate) fn reply_page(&mut self, id: ConnId, frame: &[u8]) {
-        let Some(conn) = self.conns.get_mut(id) else {
+        let Some((opcode, payload)) = self.encode_for(id, frame) else {
             return;
         };
-        let copied = conn.out.is_in_flight() || conn.out.backlog.is_some();
-        let total = self.owned_bytes + if copied { frame.len() as u64 } else { 0 };
-        if conn.out.asked_bytes > self.config.queue_bytes_max || total > self.config.queue_total_bytes_max {
+        let asked_bytes = self.conns.get(id).map_or(0, |conn| conn.out.asked_bytes);
+        if asked_bytes > self.config.queue_bytes_max || !self.make_room(id, payload.len()) {
             let text = "earlier pages were not read yet; ask again when they are";
             return self.reply_error(id, reference_of(frame), ErrorCode::Overloaded, text);
         }
-        // JSON may be longer than the frame; the estimate only decides how many pages are queued at a time.
-        conn.out.asked_bytes = conn.out.asked_bytes.saturating_add(frame.len() as u32 + 16);
-        self.reply(id, Lane::Pages, frame);
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.out.asked_bytes = asked_bytes.saturating_add(payload.len() as u32 + 16);
+        }
+        self.queue_reply(id, Lane::Pages, opcode, &payload);
     }
 
     pub(crate) fn reply_error(&mut self, id: ConnId, reference: u32, code: ErrorCode, text: &str) {
@@ -300,12 +308,12 @@ impl Shard {
         }
         let copied = conn.out.is_in_flight() || conn.out.backlog.is_some();
         let over_own = queued > 0 && unasked + len > queue_bytes_max;
-        let over_total = copied && self.owned_bytes + len as u64 > self.config.queue_total_bytes_max;
+        let over_total = copied && self.memory.bytes() + len as u64 > self.config.queue_total_bytes_max;
         if (over_own || over_total) && lane == Lane::Transient {
             self.metrics.deliver_transient_dropped += 1;
             return false;
         }
-        if over_own || over_total {
+        if over_own || (over_total && !self.make_room(id, len)) {
             self.demote(id);
             return false;
         }

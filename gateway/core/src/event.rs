@@ -4,6 +4,7 @@
 //! their order. The simulation does the same in virtual time.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use corelane_protocol::arena::Span;
 use corelane_protocol::id::{AppId, ConnId, UserId};
@@ -12,6 +13,9 @@ use corelane_protocol::terminal::Terminal;
 /// A connection of this shard to a router. The shell numbers them from 0; a new attempt is a new number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(pub u32);
+
+/// How long after its expiry a token is still good: clocks differ.
+pub const TOKEN_LEEWAY: Duration = Duration::from_secs(30);
 
 /// What a token said, after its signature and expiry were checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +28,7 @@ pub struct Claims {
     pub terminal: Option<Terminal>,
     /// The device it is bound to, if any.
     pub device: Option<String>,
-    /// Expires at, s since 1970.
+    /// Expires at, s since 1970. The session ends [`TOKEN_LEEWAY`] later.
     pub expires_at_s: u64,
     /// Issued at, s since 1970.
     pub issued_at_s: u64,
@@ -102,10 +106,11 @@ pub enum Output {
     LinkConnect(LinkId, String),
     /// Send this to the router. Never two without an [`Input::LinkSent`] between them.
     LinkSend(LinkId, Span),
-    /// Close the link.
+    /// Close the link at once: nothing on it is worth waiting for. Answered by [`Input::LinkClosed`].
     LinkClose(LinkId),
-    /// Hand this to another shard. When its inbox is full the shell sets the overflow bit of the receivers
-    /// (`OverflowedAll` for records that are not for listed connections) instead of waiting.
+    /// Hand this to another shard. When its inbox is full the shell sets one bit for the slot of each listed receiver
+    /// (they are then told as `Overflowed`), or one flag for a record that lists none (`OverflowedAll`), instead of
+    /// waiting.
     ToShard(u16, ShardMessage),
     /// All connections are closed after [`Input::Drain`].
     Drained,

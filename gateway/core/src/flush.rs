@@ -6,9 +6,9 @@ use corelane_protocol::arena::Span;
 use corelane_protocol::id::ConnId;
 
 use crate::event::Output;
-use crate::outbound::{Backlog, BacklogPool, Outbound, SEND_BYTES, Sending};
+use crate::outbound::{Backlog, BacklogPool, SEND_BYTES, Sending};
 use crate::shard::Shard;
-use crate::table::{Stage, flag};
+use crate::table::{Conn, Stage, flag};
 
 /// Empty backlogs kept for their next use; each keeps below 64 KiB.
 const BACKLOGS_POOLED: usize = 256;
@@ -44,36 +44,35 @@ impl Shard {
         }
         self.scratch.clear();
         let sending = std::mem::replace(&mut conn.out.sending, Sending::Idle);
+        let mut is_own = std::mem::take(&mut conn.out.is_own);
         let span = match (sending, conn.out.backlog.as_mut()) {
-            (Sending::Ready(span), None) => Some((span, 0)),
+            (Sending::Ready(span), None) => Some(span),
             (Sending::Ready(span), Some(backlog)) => {
-                let before = backlog.len();
                 span.copy_to(&mut self.scratch);
                 backlog.take(&mut self.scratch, SEND_BYTES);
-                let copied = before - backlog.len();
                 // Few bytes of several kinds: one send of a copy beats two sends.
-                let span = if copied == 0 {
-                    span
+                if self.scratch.len() == span.len() {
+                    Some(span)
                 } else {
-                    self.arenas.own.push(&[&self.scratch])
-                };
-                Some((span, copied))
+                    is_own = true;
+                    Some(self.arenas.own.push(&[&self.scratch]))
+                }
             }
             (_, Some(backlog)) => {
                 backlog.take(&mut self.scratch, SEND_BYTES);
-                let span = Span::copied_from(&self.scratch);
-                let owned = span.len();
-                Some((span, owned)).filter(|(span, _)| !span.is_empty())
+                is_own = true;
+                Some(Span::copied_from(&self.scratch)).filter(|span| !span.is_empty())
             }
             (_, None) => None,
         };
         if let Some(backlog) = conn.out.backlog.take_if(|backlog| backlog.len() == 0) {
             recycle(&mut self.backlogs, backlog);
         }
-        if let Some((span, owned_bytes)) = span {
+        if let Some(span) = span {
+            let bytes = span.len() as u32;
             conn.out.sending = Sending::InFlight {
-                bytes: span.len() as u32,
-                owned_bytes: owned_bytes as u32,
+                bytes,
+                owned_bytes: if is_own { bytes } else { 0 },
                 since: self.tick,
             };
             self.metrics.flush_sends += 1;
@@ -84,21 +83,19 @@ impl Shard {
             conn.stage = Stage::Closed;
             self.outputs.push(Output::Close(id));
         }
+        self.weigh(id);
     }
 
     /// The span in flight has left.
     pub(crate) fn sent(&mut self, id: ConnId) {
-        let tick = self.tick;
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        let Sending::InFlight { owned_bytes, .. } = conn.out.sending else {
+        if !conn.out.is_in_flight() {
             debug_assert!(false, "{id:?} was sent although nothing was in flight");
             return;
-        };
+        }
         conn.out.sending = Sending::Idle;
-        conn.last_seen = tick;
-        self.owned_bytes -= u64::from(owned_bytes);
         if conn.out.backlog.is_none() {
             conn.out.asked_bytes = 0;
         }
@@ -106,6 +103,7 @@ impl Shard {
         if conn.out.backlog.is_some() || missed || conn.has(flag::FINISH) {
             self.list(id);
         }
+        self.weigh(id);
         match self.conns.get(id).map(|conn| conn.stage) {
             Some(Stage::Upgrading) => self.upgraded(id),
             Some(_) => self.unblock(id),
@@ -115,47 +113,32 @@ impl Shard {
 
     /// Drops all payload that waits for a connection; the places of its messages are noted as missed.
     pub(crate) fn drop_payload(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(id) else {
-            return;
-        };
-        let Some(mut backlog) = conn.out.backlog.take() else {
-            return;
-        };
-        self.owned_bytes -= backlog.drop_payload(&mut conn.rare().missed) as u64;
-        if backlog.len() == 0 {
-            recycle(&mut self.backlogs, backlog);
-        } else {
-            conn.out.backlog = Some(backlog);
-        }
+        self.drop_queued(id, |conn, backlog| backlog.drop_payload(&mut conn.rare().missed));
     }
 
     /// Drops the pages that wait for a connection that closes.
     pub(crate) fn drop_pages(&mut self, id: ConnId) {
+        self.drop_queued(id, |_, backlog| backlog.drop_pages());
+    }
+
+    fn drop_queued(&mut self, id: ConnId, drop: impl FnOnce(&mut Conn, &mut Backlog)) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
         let Some(mut backlog) = conn.out.backlog.take() else {
             return;
         };
-        self.owned_bytes -= backlog.drop_pages() as u64;
+        drop(conn, &mut backlog);
         if backlog.len() == 0 {
             recycle(&mut self.backlogs, backlog);
         } else {
             conn.out.backlog = Some(backlog);
         }
-    }
-
-    /// Gives up all memory of a queue.
-    pub(crate) fn empty_queue(&mut self, out: &mut Outbound) {
-        self.owned_bytes -= out.owned_bytes() as u64;
-        if let Some(backlog) = out.backlog.take() {
-            recycle(&mut self.backlogs, backlog);
-        }
-        *out = Outbound::EMPTY;
+        self.weigh(id);
     }
 }
 
-fn recycle(pool: &mut BacklogPool, mut backlog: Box<Backlog>) {
+pub(crate) fn recycle(pool: &mut BacklogPool, mut backlog: Box<Backlog>) {
     if pool.len() < BACKLOGS_POOLED {
         backlog.recycle();
         pool.push(backlog);

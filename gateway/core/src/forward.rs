@@ -87,17 +87,17 @@ impl Shard {
         let Some((app, user)) = self.sender(id) else {
             return Ok(());
         };
-        let mut asks = false;
+        // The others are not answered in every case, so they cannot stand in the window; they are paced instead.
+        let is_awaited = matches!(
+            kind,
+            FrameKind::Sync | FrameKind::Pull | FrameKind::Read | FrameKind::PresenceQuery
+        );
         let conv = match kind {
             FrameKind::Sync => {
                 read::sync(frame)?;
-                asks = true;
                 None
             }
-            FrameKind::Pull => {
-                asks = true;
-                Some(read::pull(frame)?.conv)
-            }
+            FrameKind::Pull => Some(read::pull(frame)?.conv),
             FrameKind::Read => Some(read::read(frame)?.conv),
             FrameKind::CallStep => Some(read::call(frame)?.target.conv_for(&user)?),
             FrameKind::TypingStep => Some(read::typing(frame)?.target.conv_for(&user)?),
@@ -110,7 +110,7 @@ impl Shard {
                 None
             }
         };
-        if asks || kind == FrameKind::PresenceQuery {
+        if is_awaited {
             need_reference(frame)?;
         }
         let Some(lanes) = self.link.lanes() else {
@@ -125,14 +125,14 @@ impl Shard {
             }
             return Ok(());
         };
-        if asks {
+        if matches!(kind, FrameKind::Sync | FrameKind::Pull) {
             self.turn_live(id);
         }
         let outgoing = Outgoing {
             reference: frame.reference,
             conv: None,
             lane: conv.map_or(StoreLane(0), |conv| lane_of(app, &conv, lanes)),
-            is_awaited: asks || kind == FrameKind::PresenceQuery,
+            is_awaited,
             frame: bytes,
         };
         self.forward(id, &outgoing);

@@ -4,10 +4,12 @@
 //! connection is asked what it has been waiting for and is armed again for the rest. The server never pings an
 //! idle client: the client pings at half of `heartbeat`, and whoever is silent for all of it is closed with 4004.
 
+use std::time::Duration;
+
 use corelane_protocol::id::ConnId;
 use corelane_protocol::ws::CloseCode;
 
-use crate::event::Output;
+use crate::event::{Output, TOKEN_LEEWAY};
 use crate::outbound::Sending;
 use crate::shard::Shard;
 use crate::table::{Stage, flag};
@@ -84,7 +86,8 @@ impl Shard {
             return self.close(id, CloseCode::HeartbeatTimeout as u16, "");
         }
         let expires_in_ms = conn.session.as_ref().map_or(u64::MAX, |session| {
-            (u64::from(session.expires_at_s) * 1000).saturating_sub(self.now.wall_ms)
+            let expires_at = Duration::from_secs(u64::from(session.expires_at_s)) + TOKEN_LEEWAY;
+            (expires_at.as_millis() as u64).saturating_sub(self.now.wall_ms)
         });
         if expires_in_ms == 0 {
             self.metrics.heartbeat_token_expired += 1;

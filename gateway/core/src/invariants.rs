@@ -3,6 +3,7 @@
 //! A sweep visits every slot, so with many connections it is made rarely; the cheap facts are checked each time.
 
 use crate::decode::HELD_BYTES_MAX;
+use crate::memory::weight_of;
 use crate::outbound::Sending;
 use crate::shard::Shard;
 use crate::table::{OPENING_BYTES_MAX, Stage, flag};
@@ -26,13 +27,16 @@ impl Shard {
     }
 
     fn sweep(&self) {
-        let (mut owned, mut sessions, mut count, mut active) = (0_u64, 0, 0, 0);
+        let (mut owned, mut holders, mut sessions, mut count, mut active) = (0_u64, 0, 0, 0, 0);
         for id in (0..self.conns.slots()).filter_map(|slot| self.conns.id_at(slot)) {
             let Some(conn) = self.conns.get(id) else {
                 continue;
             };
             count += 1;
-            owned += conn.out.owned_bytes() as u64;
+            let weight = weight_of(conn);
+            assert_eq!(weight, conn.weight, "{id:?} was weighed after its last change");
+            owned += u64::from(weight);
+            holders += usize::from(weight > 0);
             active += usize::from(conn.window.is_some());
             let live = conn.stage == Stage::Live;
             sessions += usize::from(live);
@@ -60,11 +64,13 @@ impl Shard {
             let held_max = if live || conn.stage == Stage::Echo {
                 HELD_BYTES_MAX
             } else {
-                OPENING_BYTES_MAX.max(4096)
+                OPENING_BYTES_MAX
             };
             assert!(
-                conn.stage == Stage::Head || conn.held_bytes() <= held_max,
-                "{id:?} holds no more than its bound"
+                conn.held_bytes() <= held_max,
+                "{id:?} in {:?} holds {} bytes",
+                conn.stage,
+                conn.held_bytes()
             );
             let due = self.wheel.due(id.slot());
             assert!(
@@ -79,7 +85,12 @@ impl Shard {
             self.conns.sessions(),
             "exactly the live ones are indexed"
         );
-        assert_eq!(owned, self.owned_bytes, "queued bytes are counted right");
+        assert_eq!(owned, self.memory.bytes(), "owned bytes are counted right");
+        assert_eq!(
+            holders,
+            self.memory.holders(),
+            "all that own bytes are in the list"
+        );
         assert_eq!(
             active,
             self.windows.len(),

@@ -24,6 +24,7 @@ mod handshake;
 mod heartbeat;
 mod invariants;
 mod link;
+mod memory;
 mod metrics;
 mod numbers;
 mod outbound;

@@ -26,6 +26,8 @@ use crate::shard::Shard;
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Longest time that an attempt may take, proof included.
 const ATTEMPT_MAX: Duration = Duration::from_secs(5);
+/// A close that is not answered within this time is not waited for.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
 /// Most addresses that are remembered.
 const ADDRESSES_MAX: usize = 256;
 
@@ -42,7 +44,9 @@ enum State {
         since: Duration,
     },
     /// The shell was told to close it; `LinkClosed` is awaited.
-    Closing,
+    Closing {
+        since: Duration,
+    },
 }
 
 /// The link of a shard.
@@ -62,11 +66,13 @@ pub(crate) struct Link {
     renew_at: Duration,
     /// What the last router that was reached said of itself.
     router: Option<PeerInfo>,
+    /// The cluster that routers must belong to; 0 until one has said.
+    cluster_id: u64,
     error: Option<LinkError>,
 }
 
 impl Link {
-    pub(crate) fn new(addresses: Vec<String>, now: Duration, shard: u16) -> Self {
+    pub(crate) fn new(addresses: Vec<String>, cluster_id: u64, now: Duration, shard: u16) -> Self {
         Self {
             state: State::Down { retry_at: now },
             id: LinkId(0),
@@ -80,6 +86,7 @@ impl Link {
             heard_at: now,
             renew_at: now,
             router: None,
+            cluster_id,
             error: None,
         }
     }
@@ -145,7 +152,7 @@ impl Link {
             State::Connecting { since } => Some(since + ATTEMPT_MAX),
             State::Open { since } if !self.is_established() => Some(since + ATTEMPT_MAX),
             State::Open { .. } => Some(self.renew_at),
-            State::Closing => None,
+            State::Closing { since } => Some(since + CLOSE_MAX),
         }
     }
 
@@ -179,6 +186,7 @@ impl Shard {
             {
                 self.close_link();
             }
+            State::Closing { since } if since + CLOSE_MAX <= now => self.link_closed(self.link.id),
             State::Open { .. } if self.link.is_established() && self.link.renew_at <= now => {
                 if now.saturating_sub(self.link.heard_at) >= self.config.link_silence {
                     return self.close_link();
@@ -207,7 +215,7 @@ impl Shard {
             boot: self.config.boot,
             shard: self.number,
             shards: self.config.shards,
-            cluster_id: self.config.cluster_id,
+            cluster_id: self.link.cluster_id,
             ..PeerInfo::default()
         };
         let codec = LinkCodec::new(LinkRole::Gateway, info, self.config.link_secret.clone(), nonce);
@@ -264,7 +272,7 @@ impl Shard {
     fn close_link(&mut self) {
         self.outputs.push(Output::LinkClose(self.link.id));
         self.lose_link();
-        self.link.state = State::Closing;
+        self.link.state = State::Closing { since: self.now.mono };
     }
 
     fn lose_link(&mut self) {
@@ -282,6 +290,9 @@ impl Shard {
         self.metrics.link_established += 1;
         self.link.attempts = 0;
         self.link.renew_at = self.now.mono;
+        if self.link.cluster_id == 0 {
+            self.link.cluster_id = router.cluster_id;
+        }
         let before = self.link.router.replace(router);
         let (is_other_boot, has_forgotten) = match (&before, &self.link.router) {
             (Some(before), Some(now)) => (

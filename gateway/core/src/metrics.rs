@@ -22,7 +22,7 @@ metrics! {
     gauge connections;
     /// Sessions that are logged in.
     gauge sessions;
-    /// Bytes of the shard's own memory queued for connections.
+    /// Bytes that belong to single connections: queued for them, or read of them and not used yet.
     gauge queued_bytes;
     /// Connections that are demoted.
     gauge demoted;
@@ -116,6 +116,8 @@ metrics! {
     counter heartbeat_slow_aborted;
     /// `GoAway` frames sent.
     counter drain_go_aways;
+    /// Connections closed because they held most when all together held too much.
+    counter memory_closed;
     /// Connections that ended.
     counter closed_connections;
 }

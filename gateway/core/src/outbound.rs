@@ -5,8 +5,9 @@
 //! ```
 //!
 //! A connection with nothing in flight takes spans of the shared arenas, which cost it nothing; spans that touch
-//! become one. Everything else is *copied* into the boxed backlog, five lanes of bytes: so a reader that is
-//! stuck keeps at most the one shared chunk alive that is in flight. When the send completes the backlog leaves
+//! become one. Answers to one connection lie there, too, but count as its own. Everything else is *copied* into the
+//! boxed backlog, five lanes of bytes: so a reader that is stuck keeps at most the one shared chunk alive that is in
+//! flight. When the send completes the backlog leaves
 //! as a span of its own, control lane first, at most [`SEND_BYTES`] at a time, cut between frames. An idle
 //! connection owns no memory beyond this struct.
 //!
@@ -160,6 +161,12 @@ impl Backlog {
         control.len()
     }
 
+    /// What [`Self::drop_payload`] would drop.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        let [_, calls, messages, transient, _] = &self.lanes;
+        calls.len() + messages.len() + transient.len()
+    }
+
     /// Appends whole frames to `into`, lower lanes first, up to `limit` bytes in all.
     pub(crate) fn take(&mut self, into: &mut Vec<u8>, limit: usize) {
         let [control, calls, messages, transient, pages] = &mut self.lanes;
@@ -183,21 +190,19 @@ impl Backlog {
         }
     }
 
-    /// Drops everything but control frames and pages; the places of the messages go to `missed`. Returns the bytes dropped.
-    pub(crate) fn drop_payload(&mut self, missed: &mut Places) -> usize {
+    /// Drops everything but control frames and pages; the places of the messages go to `missed`.
+    pub(crate) fn drop_payload(&mut self, missed: &mut Places) {
         missed.absorb(&mut self.places);
-        let before = self.len();
         let [_, calls, messages, transient, _] = &mut self.lanes;
         for lane in [calls, messages, transient] {
             *lane = LaneBytes::default();
         }
-        before - self.len()
     }
 
-    /// Drops the pages, too: nobody waits for them any more. Returns the bytes dropped.
-    pub(crate) fn drop_pages(&mut self) -> usize {
+    /// Drops the pages, too: nobody waits for them any more.
+    pub(crate) fn drop_pages(&mut self) {
         let [.., pages] = &mut self.lanes;
-        std::mem::take(pages).len()
+        *pages = LaneBytes::default();
     }
 
     /// Empties it for the next connection, keeping a little memory.
@@ -217,6 +222,8 @@ pub(crate) struct Outbound {
     pub(crate) backlog: Option<Box<Backlog>>,
     /// Bytes of pages that the client asked for, at most; 0 whenever the queue is empty.
     pub(crate) asked_bytes: u32,
+    /// Whether what is ready was written for this connection alone.
+    pub(crate) is_own: bool,
 }
 
 impl Outbound {
@@ -224,6 +231,7 @@ impl Outbound {
         sending: Sending::Idle,
         backlog: None,
         asked_bytes: 0,
+        is_own: false,
     };
 
     /// All that is queued: ready, in flight and in the backlog.
@@ -245,13 +253,18 @@ impl Outbound {
         self.backlog.as_ref().map_or(0, |backlog| backlog.len())
     }
 
-    /// Bytes that count against the shard: copies that belong to this connection alone.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        self.backlog.as_ref().map_or(0, |backlog| backlog.payload_bytes())
+    }
+
+    /// Bytes that belong to this connection alone.
     pub(crate) fn owned_bytes(&self) -> usize {
-        let in_flight = match &self.sending {
+        let sending = match &self.sending {
             Sending::InFlight { owned_bytes, .. } => *owned_bytes as usize,
+            Sending::Ready(span) if self.is_own => span.len(),
             Sending::Idle | Sending::Ready(_) => 0,
         };
-        in_flight + self.backlog_bytes()
+        sending + self.backlog_bytes()
     }
 
     pub(crate) const fn is_in_flight(&self) -> bool {
@@ -262,14 +275,16 @@ impl Outbound {
         matches!(self.sending, Sending::Idle) && self.backlog.is_none()
     }
 
-    /// Takes `span` without copying, if nothing stands between. Later frames must not overtake a backlog.
-    pub(crate) fn share(&mut self, span: &Span) -> bool {
+    /// Takes `span` without copying, if nothing stands between; `is_own` if no other receiver has it. Later frames must
+    /// not overtake a backlog.
+    pub(crate) fn share(&mut self, span: &Span, is_own: bool) -> bool {
         if self.backlog.is_some() {
             return false;
         }
         match &mut self.sending {
             Sending::Idle => {
                 self.sending = Sending::Ready(span.clone());
+                self.is_own = is_own;
                 true
             }
             Sending::Ready(ready) => ready.join(span),
@@ -323,9 +338,9 @@ mod tests {
         let mut arena = corelane_protocol::arena::Arena::new();
         let (one, two, three) = (arena.push(&[b"a"]), arena.push(&[b"b"]), arena.push(&[b"c"]));
         let mut out = Outbound::EMPTY;
-        assert!(out.share(&one) && out.share(&two));
-        assert!(!out.share(&one));
+        assert!(out.share(&one, false) && out.share(&two, false));
+        assert!(!out.share(&one, false));
         out.backlog = Some(Box::default());
-        assert!(!out.share(&three));
+        assert!(!out.share(&three, false));
     }
 }

@@ -15,6 +15,7 @@ use crate::deliver::Encoded;
 use crate::drain::Drain;
 use crate::event::{Input, Output, ShardMessage};
 use crate::link::Link;
+use crate::memory::Memory;
 use crate::metrics::ShardMetrics;
 use crate::outbound::BacklogPool;
 use crate::session::Walks;
@@ -47,7 +48,7 @@ pub struct Shard {
     /// Backlogs that wait for their next use.
     pub(crate) backlogs: BacklogPool,
     pub(crate) scratch: Vec<u8>,
-    pub(crate) owned_bytes: u64,
+    pub(crate) memory: Memory,
     pub(crate) addresses: HashMap<u32, IpAddr>,
     pub(crate) per_address: HashMap<IpAddr, u32>,
     pub(crate) waiting: Waiting,
@@ -83,7 +84,7 @@ impl Shard {
     pub fn new(config: ShardConfig, shard: u16, now: Now) -> Self {
         let tick = tick_at(now.mono);
         Self {
-            link: Link::new(config.routers.clone(), now.mono, shard),
+            link: Link::new(config.routers.clone(), config.cluster_id, now.mono, shard),
             config,
             number: shard,
             now,
@@ -96,7 +97,7 @@ impl Shard {
             arenas: Arenas::default(),
             backlogs: Vec::new(),
             scratch: Vec::new(),
-            owned_bytes: 0,
+            memory: Memory::default(),
             addresses: HashMap::new(),
             per_address: HashMap::new(),
             waiting: Waiting::default(),
@@ -138,6 +139,7 @@ impl Shard {
             Input::TurnEnded => self.turn_ended(),
             Input::Drain => self.begin_drain(),
         }
+        self.settle_memory();
         self.read_unblocked();
         self.check();
         std::mem::swap(&mut self.outputs, outputs);
@@ -202,7 +204,7 @@ impl Shard {
     fn gauge(&mut self) {
         self.metrics.connections = self.conns.len() as u64;
         self.metrics.sessions = self.conns.sessions() as u64;
-        self.metrics.queued_bytes = self.owned_bytes;
+        self.metrics.queued_bytes = self.memory.bytes();
         self.metrics.forward_waiting = self.waiting.len() as u64;
     }
 }

@@ -18,7 +18,8 @@ use crate::window::Window;
 
 /// Slots of a page.
 const PAGE_SLOTS: usize = 1024;
-const NONE: u32 = u32::MAX;
+/// No slot, or no place in a list.
+pub(crate) const NONE: u32 = u32::MAX;
 /// Largest message before `Welcome`, and most bytes held before it.
 pub(crate) const OPENING_BYTES_MAX: usize = 4096;
 
@@ -120,6 +121,9 @@ pub(crate) struct Session {
     /// Frames that may still come now, in hundredths.
     pub(crate) allowance: u32,
     pub(crate) allowance_at: Tick,
+    /// Frames that need no answer in the second (modulo 256) that it says.
+    pub(crate) asides: u8,
+    pub(crate) asides_second: u8,
     user_bytes: u8,
     pub(crate) terminal: u8,
     indexed: bool,
@@ -136,6 +140,8 @@ impl Session {
             next: NONE,
             allowance: 0,
             allowance_at: 0,
+            asides: 0,
+            asides_second: 0,
             user_bytes: user.len() as u8,
             terminal,
             indexed: false,
@@ -161,10 +167,13 @@ pub(crate) struct Conn {
     generation: u32,
     pub(crate) stage: Stage,
     pub(crate) flags: u8,
-    /// Coarse time of the last sign of life.
+    /// Coarse time of the last bytes that came. That a send has left is no sign of life: the kernel took it.
     pub(crate) last_seen: Tick,
     /// When the stage must be over; meaningful before `Live` and while closing.
     pub(crate) stage_due: Tick,
+    /// Bytes it owned when it was last weighed, and its place in the list of those that own any.
+    pub(crate) weight: u32,
+    pub(crate) holder: u32,
     pub(crate) decoder: Decoder,
     pub(crate) out: Outbound,
     pub(crate) opening: Option<Box<Opening>>,
@@ -180,6 +189,8 @@ const fn empty_conn() -> Conn {
         flags: 0,
         last_seen: 0,
         stage_due: 0,
+        weight: 0,
+        holder: NONE,
         decoder: Decoder::new(Role::Server, OPENING_BYTES_MAX as u32),
         out: Outbound::EMPTY,
         opening: None,

@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use corelane_protocol::frame::body::ArchivedErrorBody;
+use corelane_protocol::frame::body::{ArchivedErrorBody, ArchivedSendAck};
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{Frame, FrameKind};
 use corelane_protocol::hash::content_hash;
@@ -69,6 +69,8 @@ pub(crate) struct Unanswered {
     /// Waits for credit: no router has seen it.
     waits: bool,
     is_send: bool,
+    /// Its conversation was restarted after it was sent: its refusal says nothing of what came later.
+    is_overtaken: bool,
 }
 
 impl Window {
@@ -123,6 +125,7 @@ impl Shard {
                 since,
                 waits,
                 is_send: outgoing.conv.is_some(),
+                is_overtaken: false,
             });
         });
     }
@@ -201,17 +204,20 @@ impl Shard {
             let known = self.forget(id, |each| {
                 each.reference == reference && !each.waits && (each.is_send || !is_send_answer)
             });
-            // Exactly one answer per send: one that was given up was answered `retry`.
+            // Exactly one answer per send: one that was given up was answered `retry`. But the record of this message
+            // leaves its sender's connection out, and nobody must send the same again.
             if known.is_none() && is_send_answer {
                 self.metrics.forward_late_answers += 1;
-                return;
+                return self.miss_own(id, frame);
             }
             // The router's lane closed its gate, and forgets that with its process; sends are on their way.
             if let Some(refused) = known.filter(|each| each.is_send)
                 && is_retryable_error(frame)
             {
                 self.reply(id, Lane::Control, frame);
-                self.close_gate(id, refused.conv);
+                if !refused.is_overtaken {
+                    self.close_gate(id, refused.conv);
+                }
                 return self.unblock(id);
             }
         }
@@ -227,6 +233,13 @@ impl Shard {
             _ => self.miss_unknown(id),
         }
         self.unblock(id);
+    }
+
+    /// A message of this connection was stored, and its answer came too late to be one: it is to be pulled.
+    fn miss_own(&mut self, id: ConnId, ack: &[u8]) {
+        if let Ok(ack) = Frame::parse(ack).and_then(|ack| ack.access::<ArchivedSendAck>()) {
+            self.miss(id, Some((&ack.conv, ack.seq.to_native())));
+        }
     }
 
     /// Answers a send that may be tried again, closes its gate, and answers those that wait behind it.
@@ -275,6 +288,9 @@ impl Shard {
     pub(crate) fn open_gate(&mut self, id: ConnId, key: u64) {
         if let Some(window) = self.conns.get_mut(id).and_then(|conn| conn.window.as_mut()) {
             window.gates.retain(|gate| *gate != key);
+            for earlier in window.unanswered.iter_mut().filter(|each| each.conv == key) {
+                earlier.is_overtaken = true;
+            }
             self.trim_window(id);
         }
     }

@@ -191,7 +191,27 @@ impl Config {
         })
     }
 
+    /// The cluster that routers must belong to; 0: that of the first one reached.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Relation`] if it is not 16 hex digits.
+    pub fn cluster_id(&self) -> Result<u64, ConfigError> {
+        let text = &self.gateway.cluster_id;
+        if text.is_empty() {
+            return Ok(0);
+        }
+        let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let id = u64::from_str_radix(text, 16).ok();
+        id.filter(|id| is_hex && *id != 0).ok_or_else(|| {
+            ConfigError::Relation(format!(
+                "gateway.cluster_id = {text:?} is not 16 hex digits, as a router prints them at its start"
+            ))
+        })
+    }
+
     fn check_relations(&self) -> Result<(), ConfigError> {
+        self.cluster_id()?;
         if self.router.embedded && !self.router.seeds.is_empty() {
             return Err(ConfigError::Relation(
                 "router.embedded = true and router.seeds is not empty: an embedded router keeps registry and bus \
@@ -266,6 +286,17 @@ mod tests {
         );
         let text = flags(&["store.durability=maybe"]).unwrap_err().to_string();
         assert!(text.contains("full, os"), "{text}");
+    }
+
+    #[test]
+    fn a_cluster_id_is_sixteen_hex_digits() {
+        let config = flags(&["gateway.cluster_id=\"00000000000000ff\""]).unwrap();
+        assert_eq!(config.cluster_id().unwrap(), 255);
+        assert_eq!(Config::default().cluster_id().unwrap(), 0);
+        for wrong in ["ff", "0000000000000000", "+000000000000001", "x000000000000001"] {
+            let text = flags(&[&format!("gateway.cluster_id=\"{wrong}\"")]).unwrap_err().to_string();
+            assert!(text.contains("gateway.cluster_id"), "{text}");
+        }
     }
 
     #[test]

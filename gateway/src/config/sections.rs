@@ -19,6 +19,11 @@ section! {
         shards: u64 = 0, in 0..=1024;
         /// Allow WebSocket echo on the path /echo, for load tests and conformance tests.
         echo: bool = false;
+        /// Largest message on /echo, in bytes. Twice that much may be held for one echoing connection.
+        echo_bytes_max: u64 = 16_777_216, in 1_024..=67_108_864;
+        /// Cluster that routers must belong to, 16 hex digits as a router prints it at its start. Empty: that of the first
+        /// router reached.
+        cluster_id: String = String::new();
         /// Origins that browsers may come from, as in "https://chat.example". Empty: any.
         origins: Vec<String> = Vec::new();
         /// On SIGTERM, GoAway goes to all connections spread over this time, then they are closed.
@@ -32,6 +37,10 @@ section! {
     ConnectionSection = "connection" {
         /// Most connections per shard. Each costs about 4 KiB of kernel memory and below 640 B here.
         count_max: u64 = 1_000_000, in 1..=16_000_000;
+        /// Most connections of one peer address per shard; the next ones are told 4505. 0: no limit. Counting costs about
+        /// 60 B per connection. Too small: people behind one address lock each other out. Behind a proxy all
+        /// connections have its address.
+        per_ip_max: u64 = 0, in 0..=16_000_000;
         /// A client that is silent for longer is closed with 4004. Clients ping at half of it.
         heartbeat_ms: u64 = 60_000, in 1_000..=3_600_000;
         /// The handshake, Hello included, must be done within this time.
@@ -39,7 +48,9 @@ section! {
         /// Most bytes queued for one connection. Past it the connection is demoted: payload is dropped and it is told
         /// to pull. Too small: short stalls demote. Too large: one stuck reader owns this much.
         queue_bytes_max: u64 = 262_144, in 16_384..=67_108_864;
-        /// Most bytes queued for all connections of a shard.
+        /// Most bytes that all connections of a shard may own together: queued for them, or read of them and not used
+        /// yet. Past it whoever holds most is demoted, or closed with 4007. Too small: many slow readers at a time
+        /// are. Too large: memory for them.
         queue_total_bytes_max: u64 = 67_108_864, in 1_048_576..=17_179_869_184;
         /// A demoted connection that does not drain within this time is closed with 4002.
         drain_slow_ms: u64 = 30_000, in 100..=600_000;
@@ -57,6 +68,13 @@ section! {
         seeds: Vec<String> = Vec::new();
         /// File with the shared secret of the link, 64 hex characters. Empty: link.key in the data directory.
         link_key_file: String = String::new();
+        /// A send that cannot be written to a link within this time is refused with overloaded; one that is not answered
+        /// within twice this time, with retry. Too small: a short stall of the router refuses. Too large: people wait.
+        send_deadline_ms: u64 = 5_000, in 100..=60_000;
+        /// First pause before a lost link is connected again; doubles, with jitter, up to 2 s.
+        link_retry_ms: u64 = 100, in 10..=2_000;
+        /// A link that is silent for longer is given up; the gateway says something at a third of it.
+        link_silence_ms: u64 = 30_000, in 1_000..=600_000;
         /// Where the embedded router listens for links.
         link_listen: String = "127.0.0.1:7090".to_owned();
         /// Where the embedded router serves HTTP: API, demo page, metrics.

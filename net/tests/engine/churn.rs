@@ -176,3 +176,56 @@ fn an_old_id_does_nothing() {
     assert_eq!(bench.seen(socket).closed, None);
     assert_eq!(crate::bench::read_now(&mut client), crate::bench::Read::Nothing);
 }
+
+/// Bytes of the engine's lists after `rounds` sockets came and went, by `round`, one at a time.
+fn bytes_after(bench: &mut Bench, rounds: usize, round: impl Fn(&mut Bench)) -> u64 {
+    for _ in 0..rounds {
+        round(bench);
+        bench.until("closed", |bench| bench.engine.stats().sockets_open == 0);
+    }
+    bench.engine.stats().user_bytes.in_flight
+}
+
+#[test]
+fn lists_do_not_grow_with_the_sockets_that_came_and_went() {
+    let config = EngineConfig {
+        slots_per_ring: 16,
+        rings_max: 1,
+        receive_buffers: 1,
+        ..small()
+    };
+    let mut bench = Bench::listening(config);
+    // Lingers, and ends long before its two seconds are over.
+    let lingers = |bench: &mut Bench| {
+        let (client, socket) = bench.client();
+        bench.engine.close(socket);
+        drop(client);
+    };
+    let before = bytes_after(&mut bench, 100, lingers);
+    let after = bytes_after(&mut bench, 1000, lingers);
+    assert!(after <= before + 4096, "lingering: {before} bytes, then {after}");
+
+    // Waits for a buffer that does not come back.
+    bench.hoard = true;
+    let (mut first, _) = bench.client();
+    first.write_all(b"takes the buffer").unwrap();
+    bench.until("no buffer is left", |bench| !bench.hoarded.is_empty());
+    let starves = |bench: &mut Bench| {
+        let (mut client, socket) = bench.client();
+        let empty = bench.engine.stats().buffers_empty;
+        client.write_all(b"waits").unwrap();
+        bench.until("starved", |bench| bench.engine.stats().buffers_empty > empty);
+        bench.engine.abort(socket);
+        bench.until("closed", |bench| bench.seen(socket).closed.is_some());
+    };
+    for _ in 0..100 {
+        starves(&mut bench);
+    }
+    let before = bench.engine.stats().user_bytes.in_flight;
+    for _ in 0..3000 {
+        starves(&mut bench);
+    }
+    let after = bench.engine.stats().user_bytes.in_flight;
+    assert!(after <= before + 1024, "starved: {before} bytes, then {after}");
+    bench.assert_sound();
+}

@@ -100,7 +100,8 @@ pub struct ConvSeq {
     pub seq: u64,
 }
 
-/// `Read`: the user has read up to here. A watermark; a lower one than known changes nothing.
+/// `Read`: the user has read up to here. A watermark; a lower one than known changes nothing. Needs a reference, and is
+/// answered by `ReadUpTo` or `Error`.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
 pub struct Read {
     /// The place.

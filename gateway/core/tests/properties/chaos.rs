@@ -195,7 +195,8 @@ impl Chaos {
                     }
                     FrameKind::PullRequired => {
                         let places = pull_required(&frame);
-                        known.told = known.told.max(places[0].1);
+                        let group = places.iter().find(|(conv, _)| conv == self.group.as_bytes());
+                        known.told = known.told.max(group.map_or(0, |(_, seq)| *seq));
                     }
                     FrameKind::Resync => known.resynced = true,
                     FrameKind::SendAck | FrameKind::Error => {

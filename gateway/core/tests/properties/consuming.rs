@@ -50,6 +50,23 @@ fn a_repeated_number_is_reported_again_and_delivered_once() {
 }
 
 #[test]
+fn what_was_reported_is_reported_again_on_the_next_link() {
+    let mut world = World::new(config());
+    let bob = world.login("bob");
+    world.publish(&record(1, &conv("alice", "bob"), 1..=1, 10, &[bob]));
+    world.pass(Duration::from_millis(10));
+    assert_eq!(world.consumed(0), Some((1, Vec::new())));
+    // The report may have been on its way.
+    world.cut_link();
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.consumed(0), Some((1, Vec::new())));
+    world.router_boot += 1;
+    world.cut_link();
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.consumed(0), None, "another router numbers anew");
+}
+
+#[test]
 fn records_are_reported_within_five_milliseconds_and_batched() {
     let mut world = World::new(config());
     let bob = world.login("bob");

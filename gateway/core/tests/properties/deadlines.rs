@@ -6,7 +6,7 @@ use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{self, FrameKind, body};
 use corelane_protocol::link::record::RecordKind;
 
-use crate::harness::{World, config, error, hello, kind, ping, send_to, upgrade};
+use crate::harness::{World, config, conv, error, hello, kind, ping, record, send_to, upgrade};
 
 #[test]
 fn every_step_of_the_handshake_has_eight_seconds_in_all() {
@@ -42,6 +42,22 @@ fn a_silent_client_is_closed_with_4004_and_one_that_pings_is_not() {
     assert_eq!(world.close_code(silent), Some(4004));
     assert_eq!(world.frames(alive).len(), 10);
     assert_eq!(world.shard.metrics().sessions, 1);
+}
+
+#[test]
+fn a_client_that_vanished_is_closed_with_4004_however_much_is_sent_to_it() {
+    let mut world = World::new(config());
+    let vanished = world.login("vanished");
+    let ab = conv("alice", "bob");
+    for number in 1..=5 {
+        world.pass(Duration::from_secs(15));
+        if !world.client(vanished).closed {
+            world.publish(&record(number, &ab, number..=number, 10, &[vanished]));
+            world.turn();
+        }
+    }
+    assert_eq!(world.shard.metrics().heartbeat_timeouts, 1);
+    assert_eq!(world.close_code(vanished), Some(4004));
 }
 
 #[test]
@@ -116,6 +132,49 @@ fn sends_that_find_no_credit_wait_for_their_deadline_and_are_refused_in_order() 
     let later = refused(&mut world);
     assert_eq!(later as u64, waiting);
     assert_eq!(world.shard.metrics().forward_waiting, 0);
+}
+
+#[test]
+fn a_newer_token_must_be_for_the_same_user_terminal_and_device() {
+    use corelane_protocol::limits::TOKEN_BYTES_MAX;
+    let mut world = World::new(config());
+    // The device is d1, the terminal is that of `hello`.
+    let alice = world.login("alice");
+    let long = "x".repeat(TOKEN_BYTES_MAX + 1);
+    let tokens = [
+        "alice",
+        "alice/d1",
+        "alice/d1/pad",
+        "bob",
+        "alice/d2",
+        "alice/d1/web",
+        "",
+        &long,
+    ];
+    for (reference, token) in (1..).zip(tokens) {
+        let newer = body::RefreshToken {
+            token: token.to_owned(),
+        };
+        world.say(alice, &frame::encode(FrameKind::RefreshToken, reference, &newer));
+    }
+    let frames = world.frames(alice);
+    let (good, refused) = frames.split_at(3);
+    assert!(good.iter().all(|frame| kind(frame) == FrameKind::Pong));
+    let errors: Vec<_> = refused.iter().map(|frame| error(frame)).collect();
+    let forbidden = [4, 5, 6].map(|reference| (reference, ErrorCode::Forbidden));
+    assert_eq!(errors[..3], forbidden);
+    assert_eq!(errors[3..], [(7, ErrorCode::Malformed), (8, ErrorCode::TooLarge)]);
+}
+
+#[test]
+fn a_token_that_is_accepted_within_the_leeway_is_good_until_its_end() {
+    let mut world = World::new(config());
+    world.tokens_valid_s = -10;
+    let late = world.login("late");
+    world.pass(Duration::from_secs(19));
+    assert!(world.frames(late).is_empty());
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.close_code(late), Some(4005));
 }
 
 /// A send of so many bytes.

@@ -81,6 +81,36 @@ fn too_many_closed_gates_close_the_connection_with_4007() {
 }
 
 #[test]
+fn a_refusal_from_before_a_restart_does_not_close_the_gate_again() {
+    let mut world = World::new(config());
+    let alice = world.login("alice");
+    let refuse = |world: &mut World, reference, code| {
+        let refusal = corelane_protocol::frame::encode_error(reference, code, "no");
+        world.router_says(RecordKind::ServerFrame, alice, &refusal);
+        world.turn();
+    };
+    for number in 1..=3 {
+        world.say(alice, &send_to("bob", number, false));
+    }
+    refuse(&mut world, 1, ErrorCode::Overloaded);
+    world.say(alice, &send_to("bob", 4, true));
+    // These were on their way when the restart came.
+    refuse(&mut world, 2, ErrorCode::GateClosed);
+    refuse(&mut world, 3, ErrorCode::GateClosed);
+    world.got.clear();
+    world.say(alice, &send_to("bob", 5, false));
+    assert_eq!(
+        world.got(RecordKind::ClientFrame).len(),
+        1,
+        "the restart opened the gate"
+    );
+    refuse(&mut world, 4, ErrorCode::Overloaded);
+    world.say(alice, &send_to("bob", 6, false));
+    let last = world.frames(alice);
+    assert_eq!(error(last.last().unwrap()), (6, ErrorCode::GateClosed));
+}
+
+#[test]
 fn a_permanent_refusal_of_the_router_closes_no_gate() {
     let mut world = World::new(config());
     let alice = world.login("alice");

@@ -14,6 +14,7 @@ use corelane_protocol::id::{AppId, ConnId, ConvId, UserId};
 use corelane_protocol::link::body::{ArchivedClaim, ArchivedConsumed, BusBatch, Claimed, Kick};
 use corelane_protocol::link::codec::{LinkCodec, LinkEvent, LinkRole, LinkSecret, PeerInfo};
 use corelane_protocol::link::record::{Record, RecordKind};
+use corelane_protocol::terminal::Terminal;
 use corelane_protocol::time::Now;
 use corelane_protocol::ws::{Decoder, Item, Opcode, Role, client_frame};
 
@@ -68,17 +69,20 @@ pub struct World {
     router: Option<RouterEnd>,
     /// Whether connections to the router succeed.
     pub router_is_up: bool,
+    /// Whether the shell answers a close of the link.
+    pub closes_links: bool,
     /// Whether the router grants credit and takes bytes.
     pub router_reads: bool,
     pub router_boot: u64,
     pub incarnation: u64,
+    pub cluster_id: u64,
     pub partitions: u16,
     /// Whether claims are answered.
     pub claims_granted: bool,
     pub got: Vec<Got>,
     pub to_shards: Vec<(u16, ShardMessage)>,
     pub drained: bool,
-    pub tokens_valid_s: u64,
+    pub tokens_valid_s: i64,
     next_slot: u32,
     offsets: BTreeMap<u16, u64>,
     pub links_opened: u32,
@@ -113,9 +117,11 @@ impl World {
             clients: BTreeMap::new(),
             router: None,
             router_is_up: true,
+            closes_links: true,
             router_reads: true,
             router_boot: 1,
             incarnation: 1,
+            cluster_id: 5,
             partitions: 4,
             claims_granted: true,
             got: Vec::new(),
@@ -165,7 +171,10 @@ impl World {
                 Output::PauseReceive(id) => self.client(id).paused = true,
                 Output::ResumeReceive(id) => self.client(id).paused = false,
                 Output::Verify(id, token) => {
-                    let verdict = verdict(&token, self.now.wall_ms / 1000 + self.tokens_valid_s);
+                    let verdict = verdict(
+                        &token,
+                        (self.now.wall_ms / 1000).saturating_add_signed(self.tokens_valid_s),
+                    );
                     self.input(Input::Verified(id, verdict));
                 }
                 Output::LinkConnect(id, _) => {
@@ -178,6 +187,7 @@ impl World {
                             lanes: 8,
                             partitions: self.partitions,
                             registry_incarnation: self.incarnation,
+                            cluster_id: self.cluster_id,
                             ..PeerInfo::default()
                         };
                         let secret = LinkSecret {
@@ -201,7 +211,9 @@ impl World {
                 }
                 Output::LinkClose(id) => {
                     self.router = None;
-                    self.input(Input::LinkClosed(id));
+                    if self.closes_links {
+                        self.input(Input::LinkClosed(id));
+                    }
                 }
                 Output::ToShard(shard, message) => self.to_shards.push((shard, message)),
                 Output::Drained => self.drained = true,
@@ -593,18 +605,22 @@ impl Client {
     }
 }
 
+/// The verdict on a token: `expired`, `invalid`, or `user`, `user/device`, `user/device/terminal`.
 fn verdict(token: &str, expires_at_s: u64) -> Result<Claims, TokenVerdict> {
     match token {
         "expired" => Err(TokenVerdict::Expired),
         "invalid" => Err(TokenVerdict::Invalid("signature does not match".to_owned())),
-        user => Ok(Claims {
-            app: AppId(0),
-            user: UserId::new(user).unwrap(),
-            terminal: None,
-            device: None,
-            expires_at_s,
-            issued_at_s: 1,
-        }),
+        good => {
+            let mut parts = good.split('/');
+            Ok(Claims {
+                app: AppId(0),
+                user: UserId::new(parts.next().unwrap()).unwrap(),
+                device: parts.next().map(str::to_owned),
+                terminal: parts.next().map(|name| Terminal::from_name(name).unwrap()),
+                expires_at_s,
+                issued_at_s: 1,
+            })
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! JSON clients get the same frames as native ones.
 
-use corelane_protocol::frame::{Frame, FrameKind};
+use corelane_protocol::frame::{self, Frame, FrameKind, body};
 use corelane_protocol::link::record::RecordKind;
 
-use crate::harness::{World, config, conv, record, seq_of};
+use crate::harness::{World, config, conv, message, record, seq_of};
 
 #[test]
 fn one_record_reaches_both_kinds_of_clients_in_order() {
@@ -57,4 +57,52 @@ fn wrong_json_is_answered_with_its_ref_and_unknown_types_are_skipped() {
     assert!(texts[0].contains("malformed") && texts[0].contains(r#""ref":3"#));
     assert!(texts[1].contains("malformed"));
     assert!(texts[2].contains("pong"));
+}
+
+#[test]
+fn pages_count_as_long_as_their_text_is() {
+    let mut world = World::new(config());
+    let browser = world.login_json("bob");
+    world.client(browser).stuck = true;
+    let ab = conv("alice", "bob");
+    // A control character takes six bytes in JSON.
+    let mut last = message(&ab, 1, 60_000);
+    for byte in last.iter_mut().filter(|byte| **byte == b'x') {
+        *byte = 1;
+    }
+    for reference in 1..=3 {
+        world.say_text(
+            browser,
+            &format!(r#"{{"type":"sync","ref":{reference},"limit":50}}"#),
+        );
+        let page = body::SyncPage {
+            cursor: Vec::new(),
+            more: false,
+            conversations: vec![body::ConvState {
+                conv: ab.as_bytes().to_vec(),
+                head_seq: 1,
+                head_n: 1,
+                floor_seq: 0,
+                conv_version: 0,
+                read_seq: 0,
+                read_n: 0,
+                last: last.clone(),
+            }],
+        };
+        let page = frame::encode(FrameKind::SyncPage, reference, &page);
+        world.router_says(RecordKind::ServerFrame, browser, &page);
+        world.turn();
+    }
+    world.client(browser).stuck = false;
+    world.turn();
+    let texts = world.texts(browser);
+    let (pages, errors): (Vec<_>, Vec<_>) = texts
+        .iter()
+        .partition(|text| text.contains(r#""type":"sync_page""#));
+    assert!(pages[0].len() > 256 * 1024, "{}", pages[0].len());
+    assert_eq!((pages.len(), errors.len()), (1, 2));
+    assert!(
+        errors.iter().all(|text| text.contains("overloaded")),
+        "{errors:?}"
+    );
 }

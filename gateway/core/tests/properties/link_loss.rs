@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use corelane_protocol::frame::error::ErrorCode;
+use corelane_protocol::link::codec::LinkError;
 use corelane_protocol::link::record::RecordKind;
 
-use crate::harness::{World, config, error, hello, send_to, sync};
+use crate::harness::{World, config, conv, error, hello, pull_required, send_to, sync};
 
 #[test]
 fn every_unanswered_frame_is_answered_retry_and_the_gates_close() {
@@ -43,15 +44,18 @@ fn every_unanswered_frame_is_answered_retry_and_the_gates_close() {
 }
 
 #[test]
-fn an_ack_of_the_old_link_that_comes_late_is_not_a_second_answer() {
+fn an_ack_that_comes_late_is_no_second_answer_but_tells_where_the_message_is() {
     let mut world = World::new(config());
     let alice = world.login("alice");
     world.say(alice, &send_to("bob", 1, false));
     world.cut_link();
     world.pass(Duration::from_secs(3));
     assert_eq!(world.frames(alice).len(), 1);
-    world.ack(alice, 1, 1);
-    assert!(world.frames(alice).is_empty());
+    world.ack(alice, 1, 8);
+    let frames = world.frames(alice);
+    assert_eq!(frames.len(), 1);
+    let place = (conv("alice", "bob").as_bytes().to_vec(), 8);
+    assert_eq!(pull_required(&frames[0]), [place]);
     assert_eq!(world.shard.metrics().forward_late_answers, 1);
 }
 
@@ -81,6 +85,40 @@ fn a_silent_router_is_given_up_and_connected_again() {
         world.say(alice, &crate::harness::ping(1));
     }
     assert_eq!(world.links_opened, opened + 1, "this router never says anything");
+    assert!(world.shard.is_linked());
+}
+
+#[test]
+fn a_link_whose_close_is_never_answered_is_not_waited_for() {
+    let mut world = World::new(config());
+    let alice = world.login("alice");
+    // Nothing comes back any more, not even that a send has left or that the socket is gone.
+    (world.router_reads, world.closes_links) = (false, false);
+    world.say(alice, &send_to("bob", 1, false));
+    let opened = world.links_opened;
+    for _ in 0..8 {
+        world.pass(Duration::from_secs(5));
+        world.say(alice, &crate::harness::ping(1));
+    }
+    assert!(world.links_opened > opened);
+    world.closes_links = true;
+    world.router_reads_again();
+    world.pass(Duration::from_secs(10));
+    assert!(world.shard.is_linked());
+}
+
+#[test]
+fn a_router_of_another_cluster_than_the_first_is_refused() {
+    let mut world = World::new(config());
+    assert!(world.shard.is_linked());
+    world.cluster_id += 1;
+    world.cut_link();
+    world.pass(Duration::from_secs(5));
+    assert!(!world.shard.is_linked());
+    let error = world.shard.take_link_error();
+    assert!(matches!(error, Some(LinkError::Cluster { .. })), "{error:?}");
+    world.cluster_id -= 1;
+    world.pass(Duration::from_secs(5));
     assert!(world.shard.is_linked());
 }
 

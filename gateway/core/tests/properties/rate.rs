@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use corelane_protocol::frame::FrameKind;
 use corelane_protocol::frame::error::ErrorCode;
+use corelane_protocol::frame::{self, FrameKind, body};
+use corelane_protocol::link::record::RecordKind;
 
 use crate::harness::{World, config, error, kind, ping, send_to};
 
@@ -62,6 +63,42 @@ fn a_client_that_never_stops_is_closed_with_4006() {
             break;
         }
         world.say(alice, &ping(number));
+    }
+    assert_eq!(world.close_code(alice), Some(4006));
+}
+
+#[test]
+fn frames_that_need_no_answer_have_a_limit_of_their_own() {
+    let mut world = World::new(config());
+    let alice = world.login("alice");
+    let typing = |reference| {
+        let typing = body::Typing {
+            target: body::Target::User("bob".to_owned()),
+            from: String::new(),
+            on: true,
+        };
+        frame::encode(FrameKind::TypingStep, reference, &typing)
+    };
+    for number in 1..=150 {
+        world.say(alice, &typing(number));
+    }
+    assert_eq!(world.got(RecordKind::ClientFrame).len(), 100);
+    let errors: Vec<_> = world.frames(alice).iter().map(|frame| error(frame)).collect();
+    assert_eq!(errors.len(), 50);
+    assert_eq!(errors[0], (101, ErrorCode::RateLimited));
+    world.say(alice, &send_to("bob", 200, false));
+    assert_eq!(
+        world.got(RecordKind::ClientFrame).len(),
+        1,
+        "a send is no such frame"
+    );
+    world.pass(Duration::from_secs(1));
+    world.say(alice, &typing(201));
+    assert_eq!(world.got(RecordKind::ClientFrame).len(), 1);
+    for number in 300..1500 {
+        if !world.client(alice).closed {
+            world.say(alice, &typing(number));
+        }
     }
     assert_eq!(world.close_code(alice), Some(4006));
 }

@@ -1,10 +1,12 @@
 //! The window of unanswered sends.
 
+use corelane_protocol::frame::error::ErrorCode;
+use corelane_protocol::frame::{self, FrameKind, body};
 use corelane_protocol::limits::SEND_WINDOW;
 use corelane_protocol::link::record::RecordKind;
 use corelane_protocol::ws::Opcode;
 
-use crate::harness::{World, config, kind, masked, ping, reference, send_to};
+use crate::harness::{World, config, conv, error, kind, masked, ping, reference, send_to};
 
 #[test]
 fn a_full_window_pauses_the_socket_and_answers_open_it_in_order() {
@@ -64,4 +66,42 @@ fn requests_have_a_window_of_their_own() {
     }
     assert_eq!(world.got(RecordKind::ClientFrame).len(), 64);
     assert!(world.client(alice).paused);
+}
+
+#[test]
+fn read_marks_stand_in_the_window_of_requests_until_they_are_answered() {
+    let mut world = World::new(config());
+    let alice = world.login("alice");
+    let ab = conv("alice", "bob");
+    let read = |reference| {
+        let upto = body::ConvSeq {
+            conv: ab.as_bytes().to_vec(),
+            seq: 1,
+        };
+        frame::encode(FrameKind::Read, reference, &body::Read { upto })
+    };
+    world.say(alice, &read(0));
+    assert_eq!(error(&world.frames(alice)[0]), (0, ErrorCode::Malformed));
+    for number in 1..=80 {
+        world.say(alice, &read(number));
+    }
+    assert_eq!(world.got(RecordKind::ClientFrame).len(), 64);
+    assert!(world.client(alice).paused);
+    let mark = body::ReadUpTo {
+        conv: ab.as_bytes().to_vec(),
+        whose: "alice".to_owned(),
+        seq: 1,
+        n: 1,
+    };
+    for number in 1..=80 {
+        world.router_says(
+            RecordKind::ServerFrame,
+            alice,
+            &frame::encode(FrameKind::ReadUpTo, number, &mark),
+        );
+        world.turn();
+    }
+    assert_eq!(world.got(RecordKind::ClientFrame).len(), 16);
+    assert_eq!(world.frames(alice).len(), 80);
+    assert!(!world.client(alice).paused);
 }
