@@ -28,6 +28,7 @@ mod metrics;
 mod numbers;
 mod outbound;
 mod places;
+mod planted;
 mod session;
 mod shard;
 mod table;
@@ -37,4 +38,6 @@ mod window;
 
 pub use config::ShardConfig;
 pub use metrics::ShardMetrics;
+#[cfg(feature = "planted")]
+pub use planted::{PLANTABLE, plant};
 pub use shard::Shard;
