@@ -18,6 +18,7 @@ use corelane_protocol::link::record::{Record, RecordKind};
 use crate::deliver::kind_of;
 use crate::event::{Output, ShardMessage};
 use crate::numbers::{Numbers, Taken};
+use crate::planted::Bug;
 use crate::shard::Shard;
 
 /// Credit of a fetch, in bytes. The next one is opened when it is used up: one that was opened earlier would make
@@ -181,7 +182,7 @@ impl Shard {
             let taken = self.consumer.numbers.entry(key).or_default().take(number);
             self.consumer.note(key, bytes.len(), self.now.mono + REPORT_PACE);
             match taken {
-                Taken::Repeated if cfg!(feature = "plant-number-not-checked") => {}
+                Taken::Repeated if Bug::NumberNotChecked.is_planted() => {}
                 Taken::Repeated => {
                     self.metrics.consume_repeated += 1;
                     return;

@@ -20,6 +20,7 @@ use corelane_protocol::ws::{Opcode, server_header};
 use crate::decode::CONTROL_BYTES_MAX;
 use crate::encoding;
 use crate::outbound::{BacklogPool, Lane};
+use crate::planted::Bug;
 use crate::shard::{Arenas, Shard};
 use crate::table::{Conn, Stage, flag};
 use crate::wheel::ticks_in;
@@ -359,7 +360,7 @@ impl Shard {
             .rare
             .as_mut()
             .and_then(|rare| rare.missed.take_frame(spread_ms))
-            .filter(|_| !cfg!(feature = "plant-drop-without-pull-required"));
+            .filter(|_| !Bug::DropWithoutPullRequired.is_planted());
         conn.trim();
         if let Some((frame, is_resync)) = told {
             self.metrics.deliver_resyncs += u64::from(is_resync);

@@ -29,6 +29,7 @@ mod metrics;
 mod numbers;
 mod outbound;
 mod places;
+mod planted;
 mod session;
 mod shard;
 mod table;
@@ -38,4 +39,6 @@ mod window;
 
 pub use config::ShardConfig;
 pub use metrics::ShardMetrics;
+#[cfg(feature = "planted")]
+pub use planted::{PLANTABLE, plant};
 pub use shard::Shard;

@@ -20,6 +20,7 @@ use corelane_protocol::link::record::{Record, RecordKind};
 
 use crate::encoding;
 use crate::outbound::Lane;
+use crate::planted::Bug;
 use crate::shard::Shard;
 use crate::table::{Session, Stage, flag};
 
@@ -76,7 +77,7 @@ impl Shard {
         let body = frame::archive(&claim);
         self.link.push(&record_of(RecordKind::Claim, id, session, &body));
         self.metrics.session_claims += 1;
-        if cfg!(feature = "plant-sync-before-claim")
+        if Bug::SyncBeforeClaim.is_planted()
             && self
                 .conns
                 .get(id)
@@ -107,7 +108,7 @@ impl Shard {
             Stage::Claiming => self.welcome(id),
             Stage::Live if conn.has(flag::RECLAIMING) => {
                 conn.clear(flag::RECLAIMING);
-                if !cfg!(feature = "plant-reclaim-without-resync") {
+                if !Bug::ReclaimWithoutResync.is_planted() {
                     self.send_resync(id);
                 }
             }
@@ -239,7 +240,7 @@ impl Shard {
             Stage::Claiming => self.claim(id, false),
             // Every new link asks whether the route is still held: a kick may have been lost with the old one. Who
             // has to find out what he missed, too, is told to sync by the answer.
-            Stage::Live if cfg!(feature = "plant-route-not-claimed-again") => {}
+            Stage::Live if Bug::RouteNotClaimedAgain.is_planted() => {}
             Stage::Live => {
                 if again {
                     conn.set(flag::RECLAIMING);

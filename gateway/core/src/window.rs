@@ -24,6 +24,7 @@ use corelane_protocol::ws::CloseCode;
 use crate::deliver::{kind_of, reference_of};
 use crate::forward::Outgoing;
 use crate::outbound::Lane;
+use crate::planted::Bug;
 use crate::shard::Shard;
 use crate::table::{Conn, Stage};
 use crate::wheel::{Tick, ticks_in};
@@ -282,7 +283,7 @@ impl Shard {
 
     pub(crate) fn is_gate_closed(&self, id: ConnId, key: u64) -> bool {
         let window = self.conns.get(id).and_then(|conn| conn.window.as_ref());
-        window.is_some_and(|window| window.gates.contains(&key) && !cfg!(feature = "plant-gateway-gate-open"))
+        window.is_some_and(|window| window.gates.contains(&key) && !Bug::GatewayGateOpen.is_planted())
     }
 
     pub(crate) fn open_gate(&mut self, id: ConnId, key: u64) {

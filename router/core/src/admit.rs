@@ -15,6 +15,7 @@ use corelane_protocol::limits::COMMIT_BYTES_MAX;
 use crate::append::Batch;
 use crate::core::RouterCore;
 use crate::event::{Origin, Output, Submission};
+use crate::planted::Bug;
 
 /// Most messages that wait in one lane.
 pub(crate) const LANE_MESSAGES_MAX: usize = 8_192;
@@ -64,7 +65,7 @@ impl Gates {
     }
 
     pub(crate) fn close(&mut self, origin: Origin, conv: &ConvId) {
-        let Some(key) = Self::key(origin).filter(|_| !cfg!(feature = "plant-gate-not-closed")) else {
+        let Some(key) = Self::key(origin).filter(|_| !Bug::GateNotClosed.is_planted()) else {
             return;
         };
         let hash = hash::content_hash(conv.as_bytes());
@@ -209,7 +210,7 @@ impl RouterCore {
         if let Some(state) = self.lanes.get_mut(&lane) {
             for submission in std::mem::take(&mut state.queue.waiting) {
                 is_restarted |=
-                    is_behind(&submission) && (submission.restart || cfg!(feature = "plant-lane-overtakes"));
+                    is_behind(&submission) && (submission.restart || Bug::LaneOvertakes.is_planted());
                 if is_behind(&submission) && !is_restarted {
                     state.queue.bytes -= bytes_of(&submission);
                     self.queued_bytes -= bytes_of(&submission);

@@ -12,6 +12,7 @@ use corelane_protocol::id::ConvKind;
 use corelane_protocol::limits::{GROUP_MEMBERS_MAX, SEQ_MAX};
 
 use crate::append::{Append, Appended, Facts, Head};
+use crate::planted::Bug;
 
 /// Ids older than this are refused: the store may have forgotten what it knew of them. In ms.
 pub const DEDUPE_RETENTION_MS: u64 = 7 * 24 * 3600 * 1000;
@@ -76,11 +77,7 @@ pub fn oldest_id_ms(store_ms: u64, wall_ms: u64, forgotten_ms: u64) -> u64 {
 /// Decides about one message. `now_ms` is the store's clock, `oldest_id_ms` comes from [`oldest_id_ms`].
 pub fn decide(append: &Append, facts: &Facts, now_ms: u64, oldest_id_ms: u64) -> Decision {
     let hash = content_hash(append);
-    if let Some(known) = facts
-        .dedupe
-        .as_ref()
-        .filter(|_| !cfg!(feature = "plant-dedupe-skipped"))
-    {
+    if let Some(known) = facts.dedupe.as_ref().filter(|_| !Bug::DedupeSkipped.is_planted()) {
         if known.hash != hash {
             let text = format!(
                 "this id was used for another message, seq {} of {}",

@@ -12,7 +12,10 @@ pub mod event;
 mod notice;
 mod outbox;
 mod persist;
+mod planted;
 mod publish;
 
 pub use self::core::{RouterCore, RouterMetrics};
 pub use self::notice::Notice;
+#[cfg(feature = "planted")]
+pub use self::planted::{PLANTABLE, plant};

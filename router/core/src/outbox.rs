@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::core::RouterCore;
 use crate::event::Output;
+use crate::planted::Bug;
 
 /// Rows and the numbers that hold them.
 #[derive(Debug, Default)]
@@ -50,7 +51,7 @@ impl Outbox {
     }
 
     pub(crate) fn sent(&mut self, boot: u64, partition: u16, number: u64, row: u64, record: Arc<[u8]>) {
-        self.hold(if cfg!(feature = "plant-outbox-cleared-on-publish") {
+        self.hold(if Bug::OutboxClearedOnPublish.is_planted() {
             0
         } else {
             row
@@ -77,7 +78,7 @@ impl RouterCore {
         };
         let rest = stream.outstanding.split_off(&number.saturating_add(1));
         let taken = std::mem::replace(&mut stream.outstanding, rest);
-        for gap in gaps.iter().filter(|_| !cfg!(feature = "plant-gap-not-resent")) {
+        for gap in gaps.iter().filter(|_| !Bug::GapNotResent.is_planted()) {
             if let Some((_, record)) = stream.outstanding.get(gap) {
                 self.metrics.republished += 1;
                 outputs.push(Output::Publish {

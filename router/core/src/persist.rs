@@ -6,11 +6,12 @@
 
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{FrameKind, body::SendAck, encode};
-use corelane_protocol::id::Lane;
+use corelane_protocol::id::{ConvId, Lane};
 
 use crate::append::{Appended, Committed};
 use crate::core::RouterCore;
 use crate::event::{Origin, Output, Submission};
+use crate::planted::Bug;
 use crate::publish::{Publication, Stored};
 
 impl RouterCore {
@@ -30,18 +31,8 @@ impl RouterCore {
         if answers.is_empty() && !submissions.is_empty() {
             self.metrics.unknown += 1;
             for submission in submissions {
-                if cfg!(feature = "plant-ack-before-commit") {
-                    let bytes = encode(
-                        FrameKind::SendAck,
-                        submission.origin.reference(),
-                        &SendAck {
-                            conv: submission.append.conv.as_bytes().to_vec(),
-                            seq: 1,
-                            n: 1,
-                            time_ms: 0,
-                        },
-                    );
-                    outputs.push(Output::Answer(submission.origin, bytes));
+                if Bug::AckBeforeCommit.is_planted() {
+                    outputs.push(ack(submission.origin, &submission.append.conv, (1, 1), 0));
                     continue;
                 }
                 let text = "the store did not answer; send again with the same id";
@@ -61,14 +52,7 @@ impl RouterCore {
                     member_version,
                     repeated,
                 } => {
-                    let ack = SendAck {
-                        conv: append.conv.as_bytes().to_vec(),
-                        seq,
-                        n,
-                        time_ms,
-                    };
-                    let bytes = encode(FrameKind::SendAck, submission.origin.reference(), &ack);
-                    outputs.push(Output::Answer(submission.origin, bytes));
+                    outputs.push(ack(submission.origin, &append.conv, (seq, n), time_ms));
                     if repeated {
                         self.metrics.repeated += 1;
                         continue;
@@ -105,4 +89,14 @@ impl RouterCore {
         }
         self.start_commit(lane, outputs);
     }
+}
+
+fn ack(origin: Origin, conv: &ConvId, (seq, n): (u64, u64), time_ms: u64) -> Output {
+    let ack = SendAck {
+        conv: conv.as_bytes().to_vec(),
+        seq,
+        n,
+        time_ms,
+    };
+    Output::Answer(origin, encode(FrameKind::SendAck, origin.reference(), &ack))
 }

@@ -15,6 +15,7 @@ use corelane_protocol::id::{AppId, ConvId, Lane, UserId};
 
 use crate::core::{Members, RouterCore};
 use crate::event::{Output, Recovered, Route};
+use crate::planted::Bug;
 
 /// Most groups whose members are remembered.
 const MEMBERS_CACHED_MAX: usize = 10_000;
@@ -74,16 +75,10 @@ impl RouterCore {
         outputs: &mut Vec<Output>,
     ) {
         self.outbox.hold(publication.outbox);
-        self.lanes
-            .entry(lane)
-            .or_default()
-            .publications
-            .push_back(publication);
-        if cfg!(feature = "plant-order-by-lookup")
-            && let Some(lane) = self.lanes.get_mut(&lane)
-        {
-            let last = lane.publications.len() - 1;
-            lane.publications.swap(last.min(1), last);
+        let publications = &mut self.lanes.entry(lane).or_default().publications;
+        publications.push_back(publication);
+        if Bug::OrderByLookup.is_planted() {
+            publications.swap(usize::from(publications.len() > 1), publications.len() - 1);
         }
         self.go_on_publishing(lane, outputs);
     }
@@ -136,9 +131,10 @@ impl RouterCore {
         let stale = publication.convs.iter().find(|((app, conv), stored)| {
             let needed = stored.last().map_or(0, |last| last.member_version);
             conv.is_group()
-                && self.members.get(&(*app, conv.clone())).is_none_or(|members| {
-                    members.version < needed && !cfg!(feature = "plant-members-not-reloaded")
-                })
+                && self
+                    .members
+                    .get(&(*app, conv.clone()))
+                    .is_none_or(|members| members.version < needed && !Bug::MembersNotReloaded.is_planted())
         });
         let asked = match stale {
             Some(((app, conv), _)) => Asked::Members(*app, conv.clone()),
@@ -172,7 +168,7 @@ impl RouterCore {
 
     fn receivers(&self, app: AppId, conv: &ConvId, stored: &[Stored]) -> Vec<UserId> {
         if let Some((small, large)) = conv.direct_users() {
-            return if cfg!(feature = "plant-one-side-located") {
+            return if Bug::OneSideLocated.is_planted() {
                 vec![large]
             } else {
                 vec![small, large]

@@ -3,6 +3,10 @@
 //!
 //! A run is its seed. [`run`] lets faults happen for a while, lets everything settle, and then checks the promise:
 //! acknowledged is stored, once, in order; who is online has everything, and was told when something was not sent.
+//!
+//! `tests/seeds.rs` runs many seeds: `CORELANE_SIM_FIRST` and `CORELANE_SIM_SEEDS` say which, `CORELANE_SIM_SEED` runs
+//! one alone, `CORELANE_SIM_TRACE=1` prints its events. `tests/planted.rs`, in a build of its own, sees that each bug
+//! that can be planted in a core is found.
 #![expect(
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
@@ -24,29 +28,36 @@ mod trace;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use world::World;
 
-/// What happened in a run: to see that it is one that can find something.
-#[derive(Debug, Clone, Copy, Default)]
-#[expect(missing_docs, reason = "each is a count of what its name says")]
-pub struct Counts {
-    pub events: u64,
-    pub said: u64,
-    pub acked: u64,
-    pub refused: u64,
-    pub live: u64,
-    pub records: u64,
-    pub logins: u64,
-    pub kicks: u64,
-    pub cuts: u64,
-    pub crashes: u64,
-    pub unknown: u64,
-    pub bounces: u64,
-    pub overflows: u64,
-    pub pull_required: u64,
-    pub resyncs: u64,
-    pub online: u64,
+macro_rules! counts {
+    ($($name:ident,)+) => {
+        /// What happened in a run: to see that it is one that can find something.
+        #[derive(Debug, Clone, Copy, Default)]
+        #[expect(missing_docs, reason = "each is a count of what its name says")]
+        pub struct Counts {
+            $(pub $name: u64,)+
+        }
+
+        impl Counts {
+            /// Adds those of another run.
+            pub const fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)+
+            }
+
+            /// Each with its name.
+            pub fn named(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name)),+]
+            }
+        }
+    };
+}
+
+counts! {
+    events, said, acked, refused, live, records, logins, kicks, cuts, crashes, unknown, bounces, overflows, pull_required,
+    resyncs, online,
 }
 
 /// Runs one seed.
@@ -72,4 +83,29 @@ pub fn run(seed: u64) -> Result<Counts, Vec<String>> {
             Err(vec![format!("panic: {}", text.unwrap_or_default())])
         }
     }
+}
+
+/// Does `work` for each item, on all cores; the answers are in the order of the items.
+///
+/// # Panics
+///
+/// When `work` does.
+pub fn for_each<I: Copy + Sync, T: Send>(items: &[I], work: impl Fn(I) -> T + Sync) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let at = next.fetch_add(1, Ordering::Relaxed);
+        items.get(at).map(|item| (at, work(*item)))
+    };
+    let mut answers = std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let started: Vec<_> = (0..threads)
+            .map(|_| scope.spawn(|| std::iter::from_fn(take).collect::<Vec<_>>()))
+            .collect();
+        let ended = started
+            .into_iter()
+            .flat_map(|thread| thread.join().expect("no work panics"));
+        ended.collect::<Vec<_>>()
+    });
+    answers.sort_by_key(|(at, _)| *at);
+    answers.into_iter().map(|(_, answer)| answer).collect()
 }

@@ -1,0 +1,72 @@
+//! Bugs that the simulation must find: `tests/sim/tests/planted.rs` plants each in turn.
+//!
+//! Without the feature `planted`, which nothing but that test turns on, [`Bug::is_planted`] is a constant `false`, so the
+//! shipped code is what stands around it. A bug is named here and asked about at its place; naming one that no code
+//! asks about is a warning, asking about one that is not named does not compile.
+
+macro_rules! bugs {
+    ($($(#[$what:meta])+ $bug:ident,)+) => {
+        /// A bug, named for what goes wrong.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Bug {
+            $($(#[$what])+ $bug,)+
+        }
+
+        /// All bugs that can be planted here.
+        #[cfg(feature = "planted")]
+        pub const PLANTABLE: &[&str] = &[$(stringify!($bug)),+];
+
+        #[cfg(feature = "planted")]
+        const BUGS: &[Bug] = &[$(Bug::$bug),+];
+    };
+}
+
+bugs! {
+    /// A send whose commit has an unknown outcome is acknowledged.
+    AckBeforeCommit,
+    /// The row of an earlier send with the same id is not looked at.
+    DedupeSkipped,
+    /// A reported gap is not sent again.
+    GapNotResent,
+    /// A retryable refusal leaves its gate open.
+    GateNotClosed,
+    /// What waits in the lane behind a refused send is stored.
+    LaneOvertakes,
+    /// Members that are remembered are taken for the present ones.
+    MembersNotReloaded,
+    /// The smaller user of a direct conversation is not looked for.
+    OneSideLocated,
+    /// A commit is published before an earlier one of its lane.
+    OrderByLookup,
+    /// An outbox row does not wait for its records to be consumed.
+    OutboxClearedOnPublish,
+}
+
+#[cfg(not(feature = "planted"))]
+impl Bug {
+    /// Whether the code is to have this bug: never.
+    #[expect(clippy::unused_self, reason = "it is asked about as if it could be planted")]
+    pub(crate) const fn is_planted(self) -> bool {
+        false
+    }
+}
+
+#[cfg(feature = "planted")]
+impl Bug {
+    /// Whether the code is to have this bug on this thread.
+    pub(crate) fn is_planted(self) -> bool {
+        PLANTED.get() == Some(self)
+    }
+}
+
+#[cfg(feature = "planted")]
+std::thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants this one of [`PLANTABLE`] on this thread, in the place of any other; any other name plants none.
+#[cfg(feature = "planted")]
+pub fn plant(name: &str) {
+    let at = PLANTABLE.iter().position(|known| *known == name);
+    PLANTED.set(at.and_then(|at| BUGS.get(at).copied()));
+}
