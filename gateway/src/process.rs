@@ -176,7 +176,8 @@ pub fn run(config: Config) -> Result<(), ProcessError> {
         "" => Some(admin_serve(&admin, "127.0.0.1:7071")?),
         listen => Some(admin_serve(&admin, listen)?),
     };
-    let started = start_shards(&cpus, &shard_config, listen, &verifier, &snapshots, clock)?;
+    let gather = Duration::from_micros(config.gateway.gather_us);
+    let started = start_shards(&cpus, &shard_config, listen, &verifier, &snapshots, gather, clock)?;
     embedded::announce(&config, listen, router.as_ref(), admin_address);
     wait(&config, &admin, router, started)
 }
@@ -294,6 +295,7 @@ fn start_shards(
     listen: SocketAddr,
     verifier: &Arc<Verifier>,
     snapshots: &[Arc<Mutex<Snapshot>>],
+    gather: Duration,
     clock: Clock,
 ) -> Result<Started, ProcessError> {
     let (ended_sender, ended) = channel();
@@ -308,6 +310,7 @@ fn start_shards(
             listen,
             verifier: Arc::clone(verifier),
             snapshot: Arc::clone(snapshot),
+            gather,
             clock,
             wakers: waker_sender.clone(),
             inboxes,
@@ -344,6 +347,7 @@ struct ShardStart {
     listen: SocketAddr,
     verifier: Arc<Verifier>,
     snapshot: Arc<Mutex<Snapshot>>,
+    gather: Duration,
     clock: Clock,
     wakers: Sender<(usize, Waker)>,
     inboxes: Receiver<Vec<Inbox>>,
@@ -371,6 +375,7 @@ impl ShardStart {
             inboxes,
             verifier: self.verifier,
             snapshot: self.snapshot,
+            gather: self.gather,
             clock: self.clock,
         };
         let shard = ShardLoop::new(setup, engine).map_err(|error| error.to_string())?;

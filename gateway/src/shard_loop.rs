@@ -22,6 +22,8 @@ use crate::token::Verifier;
 
 /// Longest wait of a shard: the inbox's drain flag and the snapshots are at most this late.
 const WAIT_MAX: Duration = Duration::from_millis(20);
+/// A shard that saw nothing but heartbeats for this long gathers them.
+const QUIET_AFTER: Duration = Duration::from_millis(100);
 /// Time between two snapshots of the metrics.
 const SNAPSHOT_PACE: Duration = Duration::from_millis(250);
 
@@ -40,6 +42,8 @@ pub struct ShardSetup {
     pub verifier: Arc<Verifier>,
     /// Where the shard leaves its figures.
     pub snapshot: Arc<Mutex<Snapshot>>,
+    /// How long a quiet shard gathers heartbeats before it wakes up for them.
+    pub gather: Duration,
     /// The clock of the process.
     pub clock: Clock,
 }
@@ -118,8 +122,18 @@ impl ShardLoop {
         let (mut messages, mut overflowed) = (Vec::new(), Vec::new());
         let mut draining = false;
         let mut snapshot_at = Duration::ZERO;
+        let (mut traffic, mut busy_at) = (0, Duration::ZERO);
         while !self.drained {
             let now = self.setup.clock.now().mono;
+            if self.core.traffic() != traffic {
+                (traffic, busy_at) = (self.core.traffic(), now);
+            }
+            let is_quiet = now.saturating_sub(busy_at) >= QUIET_AFTER;
+            self.engine.gather(if is_quiet {
+                self.setup.gather
+            } else {
+                Duration::ZERO
+            });
             let deadline = self.core.next_deadline().unwrap_or(now + WAIT_MAX);
             let wait = deadline.saturating_sub(now).min(WAIT_MAX);
             self.engine.turn(wait, &mut events)?;

@@ -33,6 +33,8 @@ const COMPLETIONS: u32 = 8192;
 const BUFFER_GROUP: u16 = 0;
 /// `IORING_REGISTER_FILES_UPDATE`, which the crate does not export.
 const REGISTER_FILES_UPDATE: u8 = 6;
+/// Completions that end a wait which gathers.
+const GATHER_COUNT: usize = 32;
 /// Threads of the kernel that run shutdowns, per ring.
 const WORKERS_MAX: u32 = 2;
 /// `POLLRDHUP` and `POLLIN`: bytes or FIN. Errors and hang-ups are always reported.
@@ -55,6 +57,8 @@ pub(crate) struct Ring {
     /// Submissions, queued ones included, whose last completion was not read.
     in_flight: u64,
     pub(crate) enters: u64,
+    /// Whether the kernel can gather completions (`IORING_FEAT_MIN_TIMEOUT`).
+    can_gather: bool,
 }
 
 impl Ring {
@@ -77,6 +81,7 @@ impl Ring {
             .dontfork()
             .build(SUBMISSIONS)
             .map_err(|source| refused("io_uring_setup", source))?;
+        let can_gather = uring.params().is_feature_min_timeout();
         let buffers = Buffers::new(receive_buffers, config.receive_buffer_bytes)
             .map_err(|source| refused("mapping receive buffers", source))?;
         let submitter = uring.submitter();
@@ -109,6 +114,7 @@ impl Ring {
             waiting: VecDeque::new(),
             in_flight: 0,
             enters: 0,
+            can_gather,
         };
         ring.silence_bell();
         Ok(ring)
@@ -296,13 +302,20 @@ impl Ring {
         judge(self.uring.submit())
     }
 
-    /// Enters and waits until something completes, at most `wait`.
-    pub(crate) fn enter_and_wait(&mut self, wait: Duration) -> Result<(), EngineError> {
+    /// Enters and waits until something completes, at most `wait`. What completes within `gather` of now is gathered
+    /// up to [`GATHER_COUNT`], where the kernel can (6.12); later, the first completion ends the wait.
+    pub(crate) fn enter_and_wait(&mut self, wait: Duration, gather: Duration) -> Result<(), EngineError> {
         self.refill();
         self.enters += 1;
         let timespec = Timespec::from(wait);
-        let args = SubmitArgs::new().timespec(&timespec);
-        judge(self.uring.submitter().submit_with_args(1, &args))
+        let mut args = SubmitArgs::new().timespec(&timespec);
+        let mut wanted = 1;
+        let gather = gather.min(wait);
+        if self.can_gather && !gather.is_zero() {
+            wanted = GATHER_COUNT;
+            args = args.min_wait_usec(u32::try_from(gather.as_micros()).unwrap_or(u32::MAX));
+        }
+        judge(self.uring.submitter().submit_with_args(wanted, &args))
     }
 
     /// Appends all completions that are in the queue.
@@ -341,7 +354,7 @@ impl Ring {
         while self.in_flight > 0 && steps > 0 {
             steps -= 1;
             self.cancel_all();
-            if self.enter_and_wait(step).is_err() {
+            if self.enter_and_wait(step, Duration::ZERO).is_err() {
                 return false;
             }
             loop {

@@ -218,6 +218,7 @@ impl Shard {
     }
 
     fn echo(&mut self, id: ConnId, opcode: Opcode, payload: &[u8]) {
+        self.metrics.echo_messages += 1;
         self.queue_own(
             id,
             Lane::Messages,
@@ -303,6 +304,7 @@ impl Shard {
             | FrameKind::TypingStep
             | FrameKind::PresenceQuery => self.forward_request(id, kind, frame, bytes),
             FrameKind::Ping => {
+                self.metrics.heartbeat_pings += 1;
                 let ping = frame.access::<body::ArchivedPing>()?;
                 self.reply_pong(id, frame.reference, ping.time_ms.to_native());
                 Ok(())

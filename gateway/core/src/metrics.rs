@@ -46,6 +46,8 @@ metrics! {
     counter decode_ws_errors;
     /// Bytes read from clients.
     counter decode_bytes;
+    /// Messages sent back on `/echo`.
+    counter echo_messages;
     /// Tokens that were refused.
     counter admit_refused_tokens;
     /// Frames over the rate limit.
@@ -108,6 +110,8 @@ metrics! {
     counter flush_sends;
     /// Bytes handed to the engine.
     counter flush_bytes;
+    /// `Ping` frames of clients.
+    counter heartbeat_pings;
     /// Connections closed for silence.
     counter heartbeat_timeouts;
     /// Connections closed because their token expired.

@@ -169,6 +169,15 @@ impl Shard {
         &self.metrics
     }
 
+    /// What happened so far that somebody may wait for: everything but heartbeats.
+    pub const fn traffic(&self) -> u64 {
+        let counted = &self.metrics;
+        counted.decode_frames - counted.heartbeat_pings
+            + counted.echo_messages
+            + counted.consume_records
+            + counted.handshake_upgraded
+    }
+
     /// Whether a router can be reached.
     pub fn is_linked(&self) -> bool {
         self.link.is_established()
