@@ -45,7 +45,12 @@ impl Default for HttpLimits {
 }
 
 /// Serves `routes` until `stop`, then until the requests that are being answered are done.
-pub async fn serve(listener: TcpListener, routes: Router, limits: HttpLimits, stop: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    limits: HttpLimits,
+    stop: impl Future<Output = ()>,
+) {
     let routes = routes.layer(middleware::from_fn_with_state(limits, limit_time));
     let permits = Arc::new(Semaphore::new(limits.connections_max as usize));
     let (stopping, stopped) = watch::channel(false);
@@ -103,9 +108,12 @@ impl Connection {
             .header_read_timeout(self.limits.head_timeout)
             .serve_connection(TokioIo::new(self.stream), TowerToHyperService::new(routes));
         let mut serving = std::pin::pin!(serving);
+        let stopped = async {
+            let _ = self.stopped.wait_for(|stopped| *stopped).await;
+        };
         let outcome = tokio::select! {
             outcome = serving.as_mut() => outcome,
-            _ = self.stopped.wait_for(|stopped| *stopped) => {
+            () = stopped => {
                 serving.as_mut().graceful_shutdown();
                 serving.await
             }
