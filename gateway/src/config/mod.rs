@@ -294,7 +294,9 @@ mod tests {
         assert_eq!(config.cluster_id().unwrap(), 255);
         assert_eq!(Config::default().cluster_id().unwrap(), 0);
         for wrong in ["ff", "0000000000000000", "+000000000000001", "x000000000000001"] {
-            let text = flags(&[&format!("gateway.cluster_id=\"{wrong}\"")]).unwrap_err().to_string();
+            let text = flags(&[&format!("gateway.cluster_id=\"{wrong}\"")])
+                .unwrap_err()
+                .to_string();
             assert!(text.contains("gateway.cluster_id"), "{text}");
         }
     }
