@@ -233,7 +233,10 @@ fn is_for_terminal(claims: &Claims, terminal: u8) -> bool {
 
 /// Whether a newer token may take the place of the one that `session` was admitted with.
 fn is_of(claims: &Claims, session: &Session) -> bool {
-    let is_for_device = claims.device.as_ref().is_none_or(|bound| bound == session.device());
+    let is_for_device = claims
+        .device
+        .as_ref()
+        .is_none_or(|bound| bound == session.device());
     claims.app.0 == session.app
         && claims.user.as_str() == session.user()
         && is_for_device
