@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use corelane_gateway_core::event::{Claims, Input, LinkId, Output};
 use corelane_gateway_core::{Shard, ShardConfig};
-use corelane_protocol::bus::{BUS_VERSION, BusFrame, BusRecord, Receivers, class};
+use corelane_protocol::bus::{BusFrame, BusRecord, FrameReceivers, Receivers, class};
 use corelane_protocol::frame::{self, FrameKind, body};
 use corelane_protocol::id::{AppId, ConnId, ConvId, UserId};
 use corelane_protocol::link::body::{ArchivedClaim, BusBatch, Claimed};
@@ -208,7 +208,6 @@ impl Stage {
         };
         let frame = frame::encode(FrameKind::Message, 0, &message);
         let record = BusRecord {
-            version: BUS_VERSION,
             class: class::STORED,
             priority: 2,
             app: 0,
@@ -226,7 +225,7 @@ impl Stage {
             frames: (0..messages)
                 .map(|_| BusFrame {
                     seq: 1,
-                    except: 0,
+                    receivers: FrameReceivers::All,
                     sender: String::new(),
                     stamp: 0,
                     frame: frame.clone(),
@@ -237,7 +236,7 @@ impl Stage {
             partition: 0,
             from: self.offset,
             lost: false,
-            records: vec![frame::archive(&record).to_vec()],
+            records: vec![record.encode()],
         };
         self.offset += 1;
         let body = frame::archive(&batch);

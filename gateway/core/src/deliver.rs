@@ -112,7 +112,7 @@ impl Shard {
         };
         let lane = Lane::from_number(record.priority);
         for (frame, encoded) in record.frames.iter().zip(encoded) {
-            if frame.except.to_native() == id.0 {
+            if !frame.receivers.include(id.0) {
                 continue;
             }
             let is_message = kind_of(&frame.frame) == FrameKind::Message as u16;

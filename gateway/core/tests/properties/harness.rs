@@ -7,7 +7,7 @@ use std::time::Duration;
 use corelane_gateway_core::event::{Claims, Input, LinkId, Output, ShardMessage, TokenVerdict};
 use corelane_gateway_core::{Shard, ShardConfig};
 use corelane_protocol::arena::Span;
-use corelane_protocol::bus::{BUS_VERSION, BusFrame, BusRecord, Receivers, class};
+use corelane_protocol::bus::{BusFrame, BusRecord, FrameReceivers, Receivers, class};
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{self, Frame, FrameKind, body};
 use corelane_protocol::id::{AppId, ConnId, ConvId, UserId};
@@ -549,7 +549,7 @@ impl World {
 
     /// One record comes from the bus.
     pub fn publish(&mut self, record: &BusRecord) {
-        self.publish_batch(0, vec![frame::archive(record).to_vec()]);
+        self.publish_batch(0, vec![record.encode()]);
     }
 
     /// The last report of a partition.
@@ -728,7 +728,6 @@ pub fn record(
     to: &[ConnId],
 ) -> BusRecord {
     BusRecord {
-        version: BUS_VERSION,
         class: class::STORED,
         priority: 2,
         app: 0,
@@ -746,7 +745,7 @@ pub fn record(
         frames: seqs
             .map(|seq| BusFrame {
                 seq,
-                except: 0,
+                receivers: FrameReceivers::All,
                 sender: "alice".to_owned(),
                 stamp: 0,
                 frame: message(conv, seq, bytes),
