@@ -4,10 +4,10 @@
 //! `cargo run --profile ci -p corelane-gateway-core --example cost -- 100000`; in that profile debug assertions are on.
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use corelane_gateway_core::event::{Claims, Input, LinkId, Output};
+use corelane_gateway_core::event::{Accepted, Claims, Input, LinkId, Output};
 use corelane_gateway_core::{Shard, ShardConfig};
 use corelane_protocol::bus::{BusFrame, BusRecord, FrameReceivers, Receivers, class};
 use corelane_protocol::frame::{self, FrameKind, body};
@@ -15,6 +15,7 @@ use corelane_protocol::id::{AppId, ConnId, ConvId, UserId};
 use corelane_protocol::link::body::{ArchivedClaim, BusBatch, Claimed};
 use corelane_protocol::link::codec::{LinkCodec, LinkEvent, LinkRole, LinkSecret, PeerInfo};
 use corelane_protocol::link::record::{Record, RecordKind};
+use corelane_protocol::listener::ListenerKind;
 use corelane_protocol::time::Now;
 use corelane_protocol::ws::{Opcode, client_frame};
 
@@ -170,7 +171,13 @@ impl Stage {
 
     fn login(&mut self, number: u32) -> ConnId {
         let id = ConnId::new(0, number, 1);
-        self.input(Input::Accepted(id, IpAddr::V4(Ipv4Addr::LOCALHOST), false));
+        let accepted = Accepted {
+            listener: 0,
+            kind: ListenerKind::Plain,
+            peer: SocketAddr::from(([127, 0, 0, 1], 40_000)),
+            reserve: false,
+        };
+        self.input(Input::Accepted(id, accepted));
         let mut head = b"GET /ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
             Sec-WebSocket-Protocol: corelane.rkyv.v1\r\n\r\n"

@@ -172,7 +172,7 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(id) else {
             return false;
         };
-        if !conn.out.share(span, false) {
+        if !conn.transform.takes_shared() || !conn.out.share(span, false) {
             let backlog = conn
                 .out
                 .backlog

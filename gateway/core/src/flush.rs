@@ -9,6 +9,7 @@ use crate::event::Output;
 use crate::outbound::{Backlog, BacklogPool, SEND_BYTES, Sending};
 use crate::shard::Shard;
 use crate::table::{Conn, Stage, flag};
+use crate::transform::Transform;
 
 /// Empty backlogs kept for their next use; each keeps below 64 KiB.
 const BACKLOGS_POOLED: usize = 256;
@@ -69,6 +70,8 @@ impl Shard {
             recycle(&mut self.backlogs, backlog);
         }
         if let Some(span) = span {
+            // It leaves as it is.
+            let Transform::Plain = conn.transform;
             let bytes = span.len() as u32;
             conn.out.sending = Sending::InFlight {
                 bytes,

@@ -32,6 +32,7 @@ mod places;
 mod session;
 mod shard;
 mod table;
+mod transform;
 mod waiting;
 mod wheel;
 mod window;

@@ -1,14 +1,15 @@
 //! Sequences of everything that can happen to a shard, in any order, with debug sweeps on.
 #![no_main]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
-use corelane_gateway_core::event::{Claims, Input, LinkId, Output, ShardMessage, TokenVerdict};
+use corelane_gateway_core::event::{Accepted, Claims, Input, LinkId, Output, ShardMessage, TokenVerdict};
 use corelane_gateway_core::{Shard, ShardConfig};
 use corelane_protocol::frame::{self, FrameKind, body};
 use corelane_protocol::id::{AppId, ConnId, UserId};
+use corelane_protocol::listener::ListenerKind;
 use corelane_protocol::time::Now;
 use corelane_protocol::ws::{Opcode, client_frame};
 use libfuzzer_sys::fuzz_target;
@@ -100,7 +101,9 @@ fuzz_target!(|operations: Vec<Operation>| {
                     shell.generations[index] += 1;
                     shell.open[index] = Some(shell.generations[index]);
                     let conn = shell.conn(slot).expect("just opened");
-                    shell.handle(Input::Accepted(conn, IpAddr::V4(Ipv4Addr::LOCALHOST), reserve));
+                    let peer = SocketAddr::from(([127, 0, 0, 1], 40_000));
+                    let accepted = Accepted { listener: 0, kind: ListenerKind::Plain, peer, reserve };
+                    shell.handle(Input::Accepted(conn, accepted));
                 }
             }
             Operation::Upgrade(slot) => {

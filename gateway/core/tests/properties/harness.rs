@@ -1,10 +1,10 @@
 //! A shard with clients and a router around it: real frames, a real link, virtual time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use corelane_gateway_core::event::{Claims, Input, LinkId, Output, ShardMessage, TokenVerdict};
+use corelane_gateway_core::event::{Accepted, Claims, Input, LinkId, Output, ShardMessage, TokenVerdict};
 use corelane_gateway_core::{Shard, ShardConfig};
 use corelane_protocol::arena::Span;
 use corelane_protocol::bus::{BusFrame, BusRecord, FrameReceivers, Receivers, class};
@@ -14,6 +14,7 @@ use corelane_protocol::id::{AppId, ConnId, ConvId, UserId};
 use corelane_protocol::link::body::{ArchivedClaim, ArchivedConsumed, BusBatch, Claimed, Kick};
 use corelane_protocol::link::codec::{LinkCodec, LinkEvent, LinkRole, LinkSecret, PeerInfo};
 use corelane_protocol::link::record::{Record, RecordKind};
+use corelane_protocol::listener::ListenerKind;
 use corelane_protocol::terminal::Terminal;
 use corelane_protocol::time::Now;
 use corelane_protocol::ws::{Decoder, Item, Opcode, Role, client_frame};
@@ -423,7 +424,13 @@ impl World {
                 answer: String::new(),
             },
         );
-        self.input(Input::Accepted(id, IpAddr::V4(Ipv4Addr::LOCALHOST), reserve));
+        let accepted = Accepted {
+            listener: 0,
+            kind: ListenerKind::Plain,
+            peer: SocketAddr::from(([127, 0, 0, 1], 40_000)),
+            reserve,
+        };
+        self.input(Input::Accepted(id, accepted));
     }
 
     pub fn bytes(&mut self, id: ConnId, bytes: &[u8]) {
