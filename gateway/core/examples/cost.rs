@@ -92,6 +92,7 @@ impl Stage {
                     device: None,
                     expires_at_s: u64::MAX,
                     issued_at_s: 0,
+                    scopes: Vec::new(),
                 };
                 self.input(Input::Verified(id, Ok(claims)));
             }

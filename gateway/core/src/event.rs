@@ -46,6 +46,8 @@ pub struct Claims {
     pub expires_at_s: u64,
     /// Issued at, s since 1970.
     pub issued_at_s: u64,
+    /// What it allows beyond chatting.
+    pub scopes: Vec<String>,
 }
 
 /// Why a token was not accepted.

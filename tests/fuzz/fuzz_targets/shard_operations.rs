@@ -76,6 +76,7 @@ impl Shell {
                     device: None,
                     expires_at_s: 2_000_000_000,
                     issued_at_s: 1,
+                    scopes: Vec::new(),
                 };
                 let verdict = if conn.slot() == 7 { Err(TokenVerdict::Expired) } else { Ok(claims) };
                 self.handle(Input::Verified(conn, verdict));

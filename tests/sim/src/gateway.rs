@@ -133,6 +133,7 @@ impl World {
                     device: None,
                     expires_at_s: 4_000_000_000,
                     issued_at_s: self.clock().wall_ms / 1000,
+                    scopes: Vec::new(),
                 };
                 self.shard_input(shard, Input::Verified(conn, Ok(claims)));
             }

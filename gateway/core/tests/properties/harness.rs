@@ -626,6 +626,7 @@ fn verdict(token: &str, expires_at_s: u64) -> Result<Claims, TokenVerdict> {
                 terminal: parts.next().map(|name| Terminal::from_name(name).unwrap()),
                 expires_at_s,
                 issued_at_s: 1,
+                scopes: Vec::new(),
             })
         }
     }
