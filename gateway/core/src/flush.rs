@@ -1,6 +1,8 @@
 //! flush: at the end of a turn, everything for one socket leaves in one send.
 //!
-//! Owns the pool of empty backlogs ([`BACKLOGS_POOLED`] at most). Never two sends of a connection at a time.
+//! Owns the pool of empty backlogs; when it has [`BACKLOGS_POOLED`] the next one is freed. Never two sends of a connection
+//! at a time: while one is in flight the rest waits in the queue, whose bounds `deliver.rs` keeps, and leaves with the
+//! next send, at most [`SEND_BYTES`] at a time.
 
 use corelane_protocol::arena::Span;
 use corelane_protocol::id::ConnId;
