@@ -10,8 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use corelane_gateway_core::event::ShardMessage;
 use corelane_net::Waker;
-use corelane_protocol::bus::{ArchivedBusRecord, ArchivedReceivers, class};
-use corelane_protocol::frame;
+use corelane_protocol::bus::{self, ArchivedReceivers, class};
 use corelane_protocol::id::ConnId;
 
 /// Most messages that wait in one inbox.
@@ -51,9 +50,9 @@ struct Overflow {
 impl Overflow {
     fn note(&mut self, shard: u16, message: &ShardMessage) {
         match message {
-            ShardMessage::Record(record) => match frame::access::<ArchivedBusRecord>(record) {
-                Ok(record) if record.class == class::TRANSIENT => {}
-                Ok(record) => match &record.receivers {
+            ShardMessage::Record(record) => match bus::read(record) {
+                Ok((_, record)) if record.class == class::TRANSIENT => {}
+                Ok((_, record)) => match &record.receivers {
                     ArchivedReceivers::Conns(conns) => {
                         for conn in conns.iter().map(|conn| ConnId(conn.to_native())) {
                             self.note_one(shard, conn);
@@ -158,7 +157,7 @@ fn bytes_of(message: &ShardMessage) -> usize {
 #[cfg(test)]
 mod tests {
     use corelane_net::{Engine, EngineConfig};
-    use corelane_protocol::bus::{BUS_VERSION, BusRecord, Receivers};
+    use corelane_protocol::bus::{BusRecord, Receivers};
 
     use super::*;
 
@@ -166,7 +165,6 @@ mod tests {
 
     fn record(class: u8, receivers: Receivers) -> ShardMessage {
         let record = BusRecord {
-            version: BUS_VERSION,
             class,
             priority: 2,
             app: 0,
@@ -183,7 +181,7 @@ mod tests {
             receivers,
             frames: Vec::new(),
         };
-        ShardMessage::Record(frame::archive(&record).as_slice().into())
+        ShardMessage::Record(record.encode().into())
     }
 
     /// What the shard finds when `late` came after its inbox was full.

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use corelane_gateway_core::event::{Input, LinkId, Output, ShardMessage};
+use corelane_gateway_core::event::{Accepted, Input, LinkId, Output, ShardMessage};
 use corelane_gateway_core::{Shard, ShardConfig, ShardMetrics};
 use corelane_net::{Engine, EngineError, Event, ListenOptions, ListenerId, Socket};
 use corelane_protocol::id::ConnId;
@@ -93,6 +93,7 @@ impl ShardLoop {
         let options = ListenOptions {
             backlog: 4096,
             reuse_port: true,
+            ..ListenOptions::default()
         };
         let (listener, _) = engine.listen(setup.listen, options)?;
         let core = Shard::new(setup.config.clone(), setup.shard, setup.clock.now());
@@ -186,13 +187,20 @@ impl ShardLoop {
         match event {
             Event::Accepted {
                 socket,
+                kind,
                 peer,
                 reserve,
                 ..
             } => {
                 let conn = self.conn_of(socket);
                 self.own(socket, Owner::Client(conn));
-                self.handle(Input::Accepted(conn, peer.ip(), reserve));
+                let accepted = Accepted {
+                    listener: 0,
+                    kind,
+                    peer,
+                    reserve,
+                };
+                self.handle(Input::Accepted(conn, accepted));
             }
             Event::Connected(socket) => {
                 if let Some(Owner::Link(link)) = self.owner(socket) {

@@ -1,7 +1,8 @@
 //! Tokens: JWT with HS256 (RFC 7519, RFC 7518 section 3.2), checked on the shard without asking anybody.
 //!
-//! Owns the verification key. Header `kid` names the key ("1"); claims are `app`, `sub`, `terminal`, `device`,
-//! `iat`, `exp`, `scopes`. Nothing of a token is believed before its signature was checked.
+//! Owns the verification keys. Header `kid` names the one that a token is signed with; without it that is key "1", and
+//! a name that is not known is refused. Claims are `app`, `sub`, `terminal`, `device`, `iat`, `exp`, `scopes`. Nothing
+//! else of a token is believed before its signature was checked.
 
 use corelane_gateway_core::event::{Claims, TOKEN_LEEWAY, TokenVerdict};
 use corelane_protocol::id::{AppId, ID_BYTES_MAX, UserId};
@@ -10,7 +11,7 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
-/// Id of the one key there is.
+/// Id of the key in `token.key`.
 const KEY_ID: &str = "1";
 
 /// Claims as they stand in a token.
@@ -37,9 +38,10 @@ pub struct TokenClaims {
     pub scopes: Vec<String>,
 }
 
-/// Checks tokens of one key.
+/// Checks tokens.
 pub struct Verifier {
-    key: DecodingKey,
+    /// By id, the default first.
+    keys: Vec<(String, DecodingKey)>,
     validation: Validation,
 }
 
@@ -50,13 +52,21 @@ impl std::fmt::Debug for Verifier {
 }
 
 impl Verifier {
-    /// A verifier for tokens signed with `secret`.
+    /// A verifier for tokens signed with `secret`, which is key "1".
     pub fn new(secret: &[u8]) -> Self {
+        Self::with_keys([(KEY_ID, secret)])
+    }
+
+    /// A verifier for tokens signed with any of these keys, each under its id. The first is for tokens that name none.
+    pub fn with_keys<'a>(keys: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = TOKEN_LEEWAY.as_secs();
         validation.set_required_spec_claims(&["exp", "sub"]);
         Self {
-            key: DecodingKey::from_secret(secret),
+            keys: keys
+                .into_iter()
+                .map(|(id, secret)| (id.to_owned(), DecodingKey::from_secret(secret)))
+                .collect(),
             validation,
         }
     }
@@ -67,18 +77,13 @@ impl Verifier {
     ///
     /// [`TokenVerdict`]: close with 4500, or 4005 if it only expired.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenVerdict> {
-        let decoded =
-            jsonwebtoken::decode::<TokenClaims>(token, &self.key, &self.validation).map_err(|error| {
-                match error.kind() {
-                    ErrorKind::ExpiredSignature => TokenVerdict::Expired,
-                    _ => TokenVerdict::Invalid(format!("token is not accepted: {error}")),
-                }
-            })?;
-        if decoded.header.kid.as_deref().is_some_and(|kid| kid != KEY_ID) {
-            return Err(TokenVerdict::Invalid(format!(
-                "token names an unknown key, known is {KEY_ID:?}"
-            )));
-        }
+        let refused = |error: jsonwebtoken::errors::Error| match error.kind() {
+            ErrorKind::ExpiredSignature => TokenVerdict::Expired,
+            _ => TokenVerdict::Invalid(format!("token is not accepted: {error}")),
+        };
+        let named = jsonwebtoken::decode_header(token).map_err(refused)?.kid;
+        let key = self.key(named.as_deref())?;
+        let decoded = jsonwebtoken::decode::<TokenClaims>(token, key, &self.validation).map_err(refused)?;
         let claims = decoded.claims;
         let user =
             UserId::new(&claims.sub).map_err(|error| TokenVerdict::Invalid(format!("token sub: {error}")))?;
@@ -106,6 +111,22 @@ impl Verifier {
             device: claims.device,
             expires_at_s: claims.exp,
             issued_at_s: claims.iat,
+            scopes: claims.scopes,
+        })
+    }
+
+    fn key(&self, named: Option<&str>) -> Result<&DecodingKey, TokenVerdict> {
+        let mut keys = self.keys.iter();
+        let found = match named {
+            Some(named) => keys.find(|(id, _)| id == named),
+            None => keys.next(),
+        };
+        found.map(|(_, key)| key).ok_or_else(|| {
+            let known: Vec<&str> = self.keys.iter().map(|(id, _)| id.as_str()).collect();
+            TokenVerdict::Invalid(format!(
+                "token names an unknown key, known are: {}",
+                known.join(", ")
+            ))
         })
     }
 }
@@ -137,7 +158,7 @@ mod tests {
             device: None,
             iat: now_s,
             exp: now_s.saturating_add_signed(expires_in_s),
-            scopes: Vec::new(),
+            scopes: vec!["rooms".to_owned()],
         }
     }
 
@@ -147,6 +168,7 @@ mod tests {
         let verified = Verifier::new(b"secret").verify(&token).unwrap();
         assert_eq!(verified.user.as_str(), "alice");
         assert_eq!((verified.app, verified.terminal), (AppId(7), Some(Terminal::Web)));
+        assert_eq!(verified.scopes, ["rooms"]);
     }
 
     #[test]
@@ -161,6 +183,32 @@ mod tests {
             Verifier::new(b"secret").verify(&forged),
             Err(TokenVerdict::Invalid(_))
         ));
+    }
+
+    /// A token that says it is signed with the key `kid`.
+    fn signed(kid: Option<&str>, secret: &[u8]) -> String {
+        let header = Header {
+            kid: kid.map(str::to_owned),
+            ..Header::new(Algorithm::HS256)
+        };
+        jsonwebtoken::encode(&header, &claims(60), &EncodingKey::from_secret(secret)).unwrap()
+    }
+
+    #[test]
+    fn the_header_says_which_key_a_token_is_signed_with() {
+        let verifier = Verifier::with_keys([("1", b"old".as_slice()), ("2", b"new")]);
+        for (kid, secret, is_good) in [
+            (Some("1"), b"old", true),
+            (Some("2"), b"new", true),
+            (None, b"old", true),
+            (Some("1"), b"new", false),
+            (Some("2"), b"old", false),
+            (None, b"new", false),
+            (Some("3"), b"old", false),
+        ] {
+            let verdict = verifier.verify(&signed(kid, secret));
+            assert_eq!(verdict.is_ok(), is_good, "{kid:?}: {verdict:?}");
+        }
     }
 
     #[test]

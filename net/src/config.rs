@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use corelane_protocol::listener::ListenerKind;
+
 use crate::error::EngineError;
 use crate::token::INDEX_MAX;
 
@@ -100,6 +102,8 @@ pub struct ListenOptions {
     /// `SO_REUSEPORT`: several listeners, one per shard, share the port and the kernel spreads new
     /// connections over them. Default false: a second listener is an error.
     pub reuse_port: bool,
+    /// What its connections speak; told with each of them, otherwise nothing to the engine. Default plain.
+    pub kind: ListenerKind,
 }
 
 impl Default for ListenOptions {
@@ -107,6 +111,7 @@ impl Default for ListenOptions {
         Self {
             backlog: 4096,
             reuse_port: false,
+            kind: ListenerKind::Plain,
         }
     }
 }

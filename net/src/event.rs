@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use corelane_protocol::listener::ListenerKind;
+
 use crate::id::{BufferId, ListenerId, Socket};
 
 /// Something that happened. The events of one socket come in the order in which they happened; after
@@ -14,6 +16,8 @@ pub enum Event {
     Accepted {
         /// Where it came in.
         listener: ListenerId,
+        /// What that listener speaks.
+        kind: ListenerKind,
         /// The connection.
         socket: Socket,
         /// Address of the peer.

@@ -20,6 +20,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use corelane_protocol::listener::ListenerKind;
+
 use crate::address::AddressCell;
 use crate::config::ListenOptions;
 use crate::engine::Engine;
@@ -40,6 +42,7 @@ pub(crate) struct Listener {
     armed_count: u32,
     paused_until: Option<Duration>,
     stopping: Stopping,
+    kind: ListenerKind,
 }
 
 /// How far stopping has come.
@@ -80,6 +83,7 @@ impl Engine {
             armed_count: 0,
             paused_until: None,
             stopping: Stopping::No,
+            kind: options.kind,
         });
         Ok((ListenerId(key), bound))
     }
@@ -171,6 +175,10 @@ impl Engine {
         events: &mut Vec<Event>,
     ) {
         let reserve = self.open_count() >= self.capacity();
+        let kind = self
+            .listeners
+            .get(listener.0)
+            .map_or_else(ListenerKind::default, |state| state.kind);
         let Some(table) = self.tables.get_mut(table) else {
             return;
         };
@@ -182,6 +190,7 @@ impl Engine {
         table.counts.accepted_reserve += u64::from(reserve);
         events.push(Event::Accepted {
             listener,
+            kind,
             socket,
             peer: peer.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))),
             reserve,

@@ -16,6 +16,7 @@ pub mod hash;
 pub mod id;
 pub mod limits;
 pub mod link;
+pub mod listener;
 pub mod terminal;
 pub mod time;
 pub mod ws;

@@ -108,10 +108,12 @@ impl Connection {
             .header_read_timeout(self.limits.head_timeout)
             .serve_connection(TokioIo::new(self.stream), TowerToHyperService::new(routes));
         let mut serving = std::pin::pin!(serving);
-        let stopped = async { self.stopped.wait_for(|stopped| *stopped).await.is_ok() };
+        let stopped = async {
+            let _ = self.stopped.wait_for(|stopped| *stopped).await;
+        };
         let outcome = tokio::select! {
             outcome = serving.as_mut() => outcome,
-            _ = stopped => {
+            () = stopped => {
                 serving.as_mut().graceful_shutdown();
                 serving.await
             }

@@ -4,17 +4,18 @@
 //! `cargo run --profile ci -p corelane-gateway-core --example cost -- 100000`; in that profile debug assertions are on.
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use corelane_gateway_core::event::{Claims, Input, LinkId, Output};
+use corelane_gateway_core::event::{Accepted, Claims, Input, LinkId, Output};
 use corelane_gateway_core::{Shard, ShardConfig};
-use corelane_protocol::bus::{BUS_VERSION, BusFrame, BusRecord, Receivers, class};
+use corelane_protocol::bus::{BusFrame, BusRecord, FrameReceivers, Receivers, class};
 use corelane_protocol::frame::{self, FrameKind, body};
 use corelane_protocol::id::{AppId, ConnId, ConvId, UserId};
 use corelane_protocol::link::body::{ArchivedClaim, BusBatch, Claimed};
 use corelane_protocol::link::codec::{LinkCodec, LinkEvent, LinkRole, LinkSecret, PeerInfo};
 use corelane_protocol::link::record::{Record, RecordKind};
+use corelane_protocol::listener::ListenerKind;
 use corelane_protocol::time::Now;
 use corelane_protocol::ws::{Opcode, client_frame};
 
@@ -91,6 +92,7 @@ impl Stage {
                     device: None,
                     expires_at_s: u64::MAX,
                     issued_at_s: 0,
+                    scopes: Vec::new(),
                 };
                 self.input(Input::Verified(id, Ok(claims)));
             }
@@ -170,7 +172,13 @@ impl Stage {
 
     fn login(&mut self, number: u32) -> ConnId {
         let id = ConnId::new(0, number, 1);
-        self.input(Input::Accepted(id, IpAddr::V4(Ipv4Addr::LOCALHOST), false));
+        let accepted = Accepted {
+            listener: 0,
+            kind: ListenerKind::Plain,
+            peer: SocketAddr::from(([127, 0, 0, 1], 40_000)),
+            reserve: false,
+        };
+        self.input(Input::Accepted(id, accepted));
         let mut head = b"GET /ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
             Sec-WebSocket-Protocol: corelane.rkyv.v1\r\n\r\n"
@@ -208,7 +216,6 @@ impl Stage {
         };
         let frame = frame::encode(FrameKind::Message, 0, &message);
         let record = BusRecord {
-            version: BUS_VERSION,
             class: class::STORED,
             priority: 2,
             app: 0,
@@ -226,7 +233,7 @@ impl Stage {
             frames: (0..messages)
                 .map(|_| BusFrame {
                     seq: 1,
-                    except: 0,
+                    receivers: FrameReceivers::All,
                     sender: String::new(),
                     stamp: 0,
                     frame: frame.clone(),
@@ -237,7 +244,7 @@ impl Stage {
             partition: 0,
             from: self.offset,
             lost: false,
-            records: vec![frame::archive(&record).to_vec()],
+            records: vec![record.encode()],
         };
         self.offset += 1;
         let body = frame::archive(&batch);

@@ -1,9 +1,12 @@
 //! admit: who may come in, and how fast he may speak.
 //!
+//! Owns nothing between calls: what `Hello` said is in the connection's opening box, and what a session may still say
+//! now in the session itself. When that is used up a frame is refused with `rate_limited` (which closes a send's gate),
+//! and a client that goes on regardless is closed with 4006.
+//!
 //! `Hello` names terminal and device and may carry the token; the shell checks the token, this file checks that
-//! the three agree. The rate limit is a token bucket per session, off by default; frames that need no answer have a limit
-//! of their own ([`ASIDES_PER_S`]). A frame over a limit is refused with `rate_limited` (which closes a send's gate), and a
-//! client that goes on regardless is closed with 4006.
+//! the three agree, and that a newer token is for the same session. The rate limit is a token bucket per session, off by
+//! default; frames that need no answer have a limit of their own ([`ASIDES_PER_S`]).
 
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{Frame, FrameError, FrameKind, read};

@@ -1,7 +1,7 @@
 //! consume: bus records of this gateway come in, are split by shard, and are reported as taken.
 //!
 //! Owns, per partition that this shard reads, the offset and the credit of the open fetch, and per (router boot,
-//! partition) which numbers were taken. A record is reported within [`REPORT_PACE`], or at once when more than
+//! partition) which numbers were taken, those of records that cannot be read included (then all sync). A record is reported within [`REPORT_PACE`], or at once when more than
 //! [`UNREPORTED_BYTES_MAX`] are unreported. The router sends no more than the credit of a fetch
 //! ([`FETCH_BYTES`] per partition); what it could not keep it reports as lost, and all sessions of the gateway sync.
 
@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use corelane_protocol::bus::{ArchivedBusRecord, ArchivedReceivers, BUS_VERSION, class};
+use corelane_protocol::bus::{self, ArchivedBusRecord, ArchivedReceivers, class};
 use corelane_protocol::frame::{self, FrameKind};
 use corelane_protocol::id::ConnId;
 use corelane_protocol::link::body::{ArchivedBusBatch, Bounce, BusFetch, Consumed};
@@ -169,17 +169,12 @@ impl Shard {
 
     fn take_bus_record(&mut self, bytes: &[u8], partition: u16) {
         self.metrics.consume_records += 1;
-        let record = match frame::access::<ArchivedBusRecord>(bytes) {
-            Ok(record) if record.version == BUS_VERSION => record,
-            _ => {
-                self.metrics.consume_malformed += 1;
-                return;
-            }
-        };
-        let number = record.number.to_native();
-        if number != 0 {
-            let key = (record.router_boot.to_native(), partition);
-            let taken = self.consumer.numbers.entry(key).or_default().take(number);
+        let header = bus::BusHeader::split(bytes).map(|(header, _)| header);
+        if let Ok(header) = header
+            && header.number != 0
+        {
+            let key = (header.router_boot, partition);
+            let taken = self.consumer.numbers.entry(key).or_default().take(header.number);
             self.consumer.note(key, bytes.len(), self.now.mono + REPORT_PACE);
             match taken {
                 Taken::Repeated if Bug::NumberNotChecked.is_planted() => {}
@@ -191,6 +186,11 @@ impl Shard {
                 Taken::Lost => self.resync_gateway(),
             }
         }
+        let Ok((_, record)) = bus::read(bytes) else {
+            // It is counted all the same, or its router would send it for ever; nobody knows whom it was for.
+            self.metrics.consume_malformed += 1;
+            return self.resync_gateway();
+        };
         let is_message = |frame: &[u8]| kind_of(frame) == FrameKind::Message as u16;
         let messages = record
             .frames
@@ -208,8 +208,8 @@ impl Shard {
 
     /// A record that another shard consumed.
     pub(crate) fn take_handed_over(&mut self, bytes: &[u8]) {
-        match frame::access::<ArchivedBusRecord>(bytes) {
-            Ok(record) => self.deliver_and_bounce(record),
+        match bus::read(bytes) {
+            Ok((_, record)) => self.deliver_and_bounce(record),
             Err(_) => self.metrics.consume_malformed += 1,
         }
     }

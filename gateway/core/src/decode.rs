@@ -18,6 +18,7 @@ use crate::event::Output;
 use crate::outbound::Lane;
 use crate::shard::Shard;
 use crate::table::{OPENING_BYTES_MAX, Rare, Stage, flag};
+use crate::transform::Transform;
 
 /// Most bytes held of a blocked connection: what the engine may have read before it heard of the pause.
 pub(crate) const HELD_BYTES_MAX: usize = 1024 * 1024;
@@ -32,6 +33,8 @@ impl Shard {
             return;
         };
         conn.last_seen = tick;
+        // What was read is what the codec sees.
+        let Transform::Plain = conn.transform;
         self.metrics.decode_bytes += bytes.len() as u64;
         let (stage, holds) = (conn.stage, conn.held_bytes() > 0);
         match stage {

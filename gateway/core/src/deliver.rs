@@ -1,8 +1,10 @@
 //! deliver: a frame finds its connections' queues, or the answer that there is no room.
 //!
-//! Each frame is written once per encoding and shard; JSON only when somebody here speaks it. Bounds, per
-//! connection (`queue_bytes_max`) and per shard (`queue_total_bytes_max`, copies only): transient frames go when the
-//! queue is half full; a payload frame that finds no room *demotes* its connection. All payload of a demoted
+//! Owns nothing between records: queues are the connections' own (`outbound.rs`), counted together in `memory.rs`. Each
+//! frame is written once per encoding and shard; JSON only when somebody here speaks it.
+//!
+//! When a queue is full (`queue_bytes_max`; `queue_total_bytes_max` for all together): transient frames go when it
+//! is half full; a payload frame that finds no room *demotes* its connection. All payload of a demoted
 //! connection is dropped, its places are remembered and told by `PullRequired` (too many: `Resync`) as soon as the
 //! socket takes bytes again, and payload flows again from its next sync or pull on. Pages that a client asked for
 //! have a room of the same size to themselves; one that does not fit is answered `overloaded`. Control frames that
@@ -113,7 +115,7 @@ impl Shard {
         };
         let lane = Lane::from_number(record.priority);
         for (frame, encoded) in record.frames.iter().zip(encoded) {
-            if frame.except.to_native() == id.0 {
+            if !frame.receivers.include(id.0) {
                 continue;
             }
             let is_message = kind_of(&frame.frame) == FrameKind::Message as u16;
@@ -173,7 +175,7 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(id) else {
             return false;
         };
-        if !conn.out.share(span, false) {
+        if !conn.transform.takes_shared() || !conn.out.share(span, false) {
             let backlog = conn
                 .out
                 .backlog

@@ -3,11 +3,12 @@
 //! The shell (`gateway/src/shard_loop.rs`) turns completions into [`Input`]s and carries [`Output`]s out in
 //! their order. The simulation does the same in virtual time.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use corelane_protocol::arena::Span;
 use corelane_protocol::id::{AppId, ConnId, UserId};
+use corelane_protocol::listener::ListenerKind;
 use corelane_protocol::terminal::Terminal;
 
 /// A connection of this shard to a router. The shell numbers them from 0; a new attempt is a new number.
@@ -16,6 +17,19 @@ pub struct LinkId(pub u32);
 
 /// How long after its expiry a token is still good: clocks differ.
 pub const TOKEN_LEEWAY: Duration = Duration::from_secs(30);
+
+/// A socket that came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// Number of its listener, in the order of the configuration.
+    pub listener: u16,
+    /// What that listener speaks.
+    pub kind: ListenerKind,
+    /// Address of the peer.
+    pub peer: SocketAddr,
+    /// Accepted only to be told that there is no room.
+    pub reserve: bool,
+}
 
 /// What a token said, after its signature and expiry were checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +46,8 @@ pub struct Claims {
     pub expires_at_s: u64,
     /// Issued at, s since 1970.
     pub issued_at_s: u64,
+    /// What it allows beyond chatting.
+    pub scopes: Vec<String>,
 }
 
 /// Why a token was not accepted.
@@ -57,8 +73,8 @@ pub enum ShardMessage {
 /// Something that happened outside the shard.
 #[derive(Debug)]
 pub enum Input<'buf> {
-    /// A socket was accepted. `reserve`: only to be told that there is no room.
-    Accepted(ConnId, IpAddr, bool),
+    /// A socket was accepted.
+    Accepted(ConnId, Accepted),
     /// Bytes arrived on a client's socket. Borrowed for this call; unmasked in place.
     Received(ConnId, &'buf mut [u8]),
     /// The client sent its FIN.

@@ -1,6 +1,8 @@
 //! flush: at the end of a turn, everything for one socket leaves in one send.
 //!
-//! Owns the pool of empty backlogs ([`BACKLOGS_POOLED`] at most). Never two sends of a connection at a time.
+//! Owns the pool of empty backlogs; when it has [`BACKLOGS_POOLED`] the next one is freed. Never two sends of a connection
+//! at a time: while one is in flight the rest waits in the queue, whose bounds `deliver.rs` keeps, and leaves with the
+//! next send, at most [`SEND_BYTES`] at a time.
 
 use corelane_protocol::arena::Span;
 use corelane_protocol::id::ConnId;
@@ -9,6 +11,7 @@ use crate::event::Output;
 use crate::outbound::{Backlog, BacklogPool, SEND_BYTES, Sending};
 use crate::shard::Shard;
 use crate::table::{Conn, Stage, flag};
+use crate::transform::Transform;
 
 /// Empty backlogs kept for their next use; each keeps below 64 KiB.
 const BACKLOGS_POOLED: usize = 256;
@@ -69,6 +72,8 @@ impl Shard {
             recycle(&mut self.backlogs, backlog);
         }
         if let Some(span) = span {
+            // It leaves as it is.
+            let Transform::Plain = conn.transform;
             let bytes = span.len() as u32;
             conn.out.sending = Sending::InFlight {
                 bytes,

@@ -1,8 +1,9 @@
 //! handshake: from the first byte of a request to an open WebSocket.
 //!
 //! Owns nothing: the bytes of a head that is coming in are held in the connection's own box, at most
-//! [`OPENING_BYTES_MAX`]. What follows the head is held as well and not looked at before 101 was written.
-//! A request that cannot become a WebSocket gets an HTTP answer and is closed.
+//! [`OPENING_BYTES_MAX`]; a longer one is answered 431. What follows the head is held as well, up to as much again
+//! (then 4504), and not looked at before 101 was written. A request that cannot become a WebSocket gets an HTTP answer
+//! and is closed; one that is not there in time is closed without.
 
 use corelane_protocol::id::ConnId;
 use corelane_protocol::ws::handshake::{

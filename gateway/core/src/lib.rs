@@ -33,6 +33,7 @@ mod planted;
 mod session;
 mod shard;
 mod table;
+mod transform;
 mod waiting;
 mod wheel;
 mod window;

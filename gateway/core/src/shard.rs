@@ -122,7 +122,7 @@ impl Shard {
         self.tick = tick_at(now.mono);
         std::mem::swap(&mut self.outputs, outputs);
         match input {
-            Input::Accepted(conn, address, reserve) => self.accept(conn, address, reserve),
+            Input::Accepted(conn, accepted) => self.accept(conn, accepted),
             Input::Received(conn, bytes) => self.receive(conn, bytes),
             Input::PeerClosed(conn) => self.peer_closed(conn),
             Input::Sent(conn) => self.sent(conn),

@@ -13,6 +13,7 @@ use corelane_protocol::ws::{Decoder, Role};
 
 use crate::outbound::Outbound;
 use crate::places::Places;
+use crate::transform::Transform;
 use crate::wheel::Tick;
 use crate::window::Window;
 
@@ -174,6 +175,8 @@ pub(crate) struct Conn {
     /// Bytes it owned when it was last weighed, and its place in the list of those that own any.
     pub(crate) weight: u32,
     pub(crate) holder: u32,
+    /// What stands between its socket and its codec.
+    pub(crate) transform: Transform,
     pub(crate) decoder: Decoder,
     pub(crate) out: Outbound,
     pub(crate) opening: Option<Box<Opening>>,
@@ -191,6 +194,7 @@ const fn empty_conn() -> Conn {
         stage_due: 0,
         weight: 0,
         holder: NONE,
+        transform: Transform::Plain,
         decoder: Decoder::new(Role::Server, OPENING_BYTES_MAX as u32),
         out: Outbound::EMPTY,
         opening: None,

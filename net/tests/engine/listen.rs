@@ -3,9 +3,10 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
-use corelane_net::{EngineConfig, EngineError, ListenOptions};
+use corelane_net::{EngineConfig, EngineError, Event, ListenOptions};
+use corelane_protocol::listener::ListenerKind;
 
-use crate::bench::{Bench, LOOPBACK, small};
+use crate::bench::{Bench, LOOPBACK, PATIENCE, small};
 
 #[test]
 fn a_port_in_use_is_named() {
@@ -17,6 +18,35 @@ fn a_port_in_use_is_named() {
         .unwrap_err();
     assert!(matches!(error, EngineError::AddressInUse { address: named } if named == address));
     assert!(error.to_string().contains(&address.to_string()), "{error}");
+}
+
+#[test]
+fn a_connection_is_told_with_its_listener_what_that_speaks_and_its_peer() {
+    let mut bench = Bench::new(small());
+    let mut expected = Vec::new();
+    let mut told = Vec::new();
+    let mut clients = Vec::new();
+    for kind in [ListenerKind::Plain, ListenerKind::Tls, ListenerKind::Proxy] {
+        let options = ListenOptions {
+            kind,
+            ..ListenOptions::default()
+        };
+        let (listener, address) = bench.engine.listen(LOOPBACK, options).unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        expected.push((listener, kind, client.local_addr().unwrap()));
+        clients.push(client);
+        while told.len() < expected.len() {
+            for event in bench.turn(PATIENCE) {
+                if let Event::Accepted {
+                    listener, kind, peer, ..
+                } = event
+                {
+                    told.push((listener, kind, peer));
+                }
+            }
+        }
+    }
+    assert_eq!(told, expected);
 }
 
 #[test]

@@ -5,7 +5,8 @@
 //! in a box that exists only for that time and grows with the bytes that really came, never with a length
 //! that was only announced. The items do not depend on where reads end.
 //!
-//! What a message may cost is bounded by its bytes and by its count of fragments, empty ones included. At the
+//! What a message may cost is bounded by its bytes and by its count of fragments, empty ones included. When there
+//! is one too many of either, that is an error like any other, found in the header before anything is gathered. At the
 //! first error, and after a close frame, the connection has ended: nothing more is taken from it.
 
 use std::fmt;

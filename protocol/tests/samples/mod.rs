@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 #![expect(clippy::too_many_lines, reason = "the lists of samples are lists")]
 
-use corelane_protocol::bus::{BUS_VERSION, BusFrame, BusRecord, Receivers, class};
+use corelane_protocol::bus::{BusFrame, BusRecord, FrameReceivers, Receivers, class};
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{
     self, Extension, FrameKind, body, encode, encode_error, encode_with, extension, flag, kind,
@@ -445,7 +445,6 @@ pub(crate) fn records() -> Vec<(String, Vec<u8>)> {
 pub(crate) fn bus_records() -> Vec<(&'static str, Vec<u8>)> {
     let record = |receivers| {
         let record = BusRecord {
-            version: BUS_VERSION,
             class: class::STORED,
             priority: 2,
             app: 9,
@@ -460,15 +459,21 @@ pub(crate) fn bus_records() -> Vec<(&'static str, Vec<u8>)> {
             expires_ms: 0,
             published_us: 1_732_460_000_000_456,
             receivers,
-            frames: vec![BusFrame {
+            frames: [
+                FrameReceivers::AllBut(0x0040_0000_0000_0001),
+                FrameReceivers::All,
+                FrameReceivers::Only(vec![3]),
+            ]
+            .map(|receivers| BusFrame {
                 seq: 42,
-                except: 0x0040_0000_0000_0001,
+                receivers,
                 sender: "alice".to_owned(),
                 stamp: 1_732_460_000_000_123,
                 frame: message(),
-            }],
+            })
+            .to_vec(),
         };
-        frame::archive(&record).to_vec()
+        record.encode()
     };
     vec![
         ("conns", record(Receivers::Conns(vec![0x0040_0000_0000_0002, 3]))),

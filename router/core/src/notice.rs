@@ -6,8 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use corelane_protocol::bus::{BUS_VERSION, BusFrame, BusRecord, Receivers};
-use corelane_protocol::frame;
+use corelane_protocol::bus::{BusFrame, BusRecord, FrameReceivers, Receivers};
 use corelane_protocol::hash;
 use corelane_protocol::id::{AppId, ConvId, UserId};
 
@@ -45,7 +44,6 @@ impl RouterCore {
         for (boot, conns) in by_boot {
             let number = self.outbox.next_number(boot, partition);
             let record = BusRecord {
-                version: BUS_VERSION,
                 class: notice.class,
                 priority: notice.priority,
                 app: notice.app.0,
@@ -62,13 +60,13 @@ impl RouterCore {
                 receivers: Receivers::Conns(conns.into_iter().collect()),
                 frames: vec![BusFrame {
                     seq: 0,
-                    except: 0,
+                    receivers: FrameReceivers::All,
                     sender: notice.sender.as_str().to_owned(),
                     stamp: 0,
                     frame: notice.frame.clone(),
                 }],
             };
-            let record: Arc<[u8]> = Arc::from(frame::archive(&record).as_slice());
+            let record: Arc<[u8]> = Arc::from(record.encode());
             self.outbox.sent(boot, partition, number, 0, Arc::clone(&record));
             self.metrics.records += 1;
             outputs.push(Output::Publish {

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use corelane_protocol::bus::{BUS_VERSION, BusFrame, BusRecord, Receivers, class};
+use corelane_protocol::bus::{BusFrame, BusRecord, FrameReceivers, Receivers, class};
 use corelane_protocol::frame;
 use corelane_protocol::hash;
 use corelane_protocol::id::{AppId, ConvId, Lane, UserId};
@@ -305,14 +305,14 @@ impl RouterCore {
             let except = |each: &Stored| {
                 each.except
                     .filter(|(owner, _)| *owner == boot)
-                    .map_or(0, |(_, conn)| conn)
+                    .map(|(_, conn)| conn)
             };
-            if conns.len() == 1 && stored.iter().all(|each| conns.contains(&except(each))) {
+            let is_for_nobody = |each| except(each).is_some_and(|sender| conns.contains(&sender));
+            if conns.len() == 1 && stored.iter().all(is_for_nobody) {
                 continue;
             }
             let number = self.outbox.next_number(boot, partition);
             let record = BusRecord {
-                version: BUS_VERSION,
                 class: class::STORED,
                 priority: 2,
                 app: app.0,
@@ -331,14 +331,14 @@ impl RouterCore {
                     .iter()
                     .map(|each| BusFrame {
                         seq: each.seq,
-                        except: except(each),
+                        receivers: except(each).map_or(FrameReceivers::All, FrameReceivers::AllBut),
                         sender: each.sender.as_str().to_owned(),
                         stamp: each.stamp,
                         frame: each.frame.clone(),
                     })
                     .collect(),
             };
-            let record: Arc<[u8]> = Arc::from(frame::archive(&record).as_slice());
+            let record: Arc<[u8]> = Arc::from(record.encode());
             self.outbox
                 .sent(boot, partition, number, outbox, Arc::clone(&record));
             self.metrics.records += 1;

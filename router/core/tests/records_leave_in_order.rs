@@ -11,9 +11,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use corelane_protocol::bus::ArchivedBusRecord;
+use corelane_protocol::bus;
+use corelane_protocol::frame::Frame;
 use corelane_protocol::frame::body::ArchivedSendAck;
-use corelane_protocol::frame::{self, Frame};
 use corelane_protocol::id::{AppId, ClientMsgId, ConvId, Lane, UserId};
 use corelane_protocol::time::Now;
 use corelane_router_core::RouterCore;
@@ -140,11 +140,11 @@ impl Ports {
                 record,
                 ..
             } => {
-                let record = frame::access::<ArchivedBusRecord>(&record).unwrap();
+                let (header, record) = bus::read(&record).unwrap();
                 let last = self.numbers.entry((boot, partition)).or_default();
                 assert_eq!(number, *last + 1, "records are numbered without a gap");
                 *last = number;
-                assert_eq!(record.number.to_native(), number);
+                assert_eq!(header.number, number);
                 let seqs = self.published.entry((boot, record.conv.to_vec())).or_default();
                 seqs.extend(record.frames.iter().map(|each| each.seq.to_native()));
                 let row = record.outbox.to_native();

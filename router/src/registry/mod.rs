@@ -1,6 +1,7 @@
 //! The registry port: which gateway connection holds (user, terminal).
 //!
-//! An adapter owns the routes, the leases of the gateways and the login policy, which lives nowhere else. Claims are
+//! An adapter owns the routes, the leases of the gateways and the login policy, which lives nowhere else. A user holds at
+//! most [`SESSIONS_PER_USER_MAX`] routes: when he has them all, the next claim is refused with 4505. Claims are
 //! idempotent: one that is repeated or late changes nothing that came after it. "No route" is an answer; "I do not
 //! know" is [`RegistryError::Unavailable`] and never believed to mean offline. Every adapter runs the same contract
 //! tests (`router/tests/registry_contract.rs`).

@@ -1,5 +1,9 @@
 //! Stage persist, the commit: the one thread that writes.
 //!
+//! Owns the only connection that writes, the witness, and what waits to be written. The queue is bounded by its callers
+//! (one batch per lane, one read mark per request), a transaction by [`MESSAGES_MAX`] and [`BYTES_MAX`]: what
+//! is over waits for the next one. [`LAZY_MAX`] lazy changes are written at once.
+//!
 //! Takes everything that queued up while the last commit was in flight, from all lanes, into one transaction: one
 //! fdatasync for all, and no waiting for more. Answers as soon as COMMIT has returned; the log is checkpointed only
 //! then, so that a checkpoint delays the next commit and never the answers of this one. Clearing outbox rows and
@@ -8,7 +12,7 @@
 //! When there is no room, or another program holds the file, nothing was written: every message is refused as
 //! `unavailable`, and the next commit tries again. When a write or an fdatasync fails for another reason, the outcome is
 //! `Unknown` and the store is poisoned: nothing is acknowledged after the first failure, because what the kernel
-//! dropped cannot be known. The queue is bounded by its callers: one batch per lane, one read mark per request.
+//! dropped cannot be known.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use corelane_protocol::bus::{ArchivedBusRecord, ArchivedReceivers};
+use corelane_protocol::bus::{self, ArchivedFrameReceivers, ArchivedReceivers};
 use corelane_protocol::frame::body::{
     ArchivedErrorBody, ArchivedSendAck, ConvSeq, Pull, Read, Send, Sync, Target,
 };
@@ -278,13 +278,13 @@ impl Gateway {
                 body: frame::archive(&single).to_vec(),
             });
         }
-        let record = frame::access::<ArchivedBusRecord>(&batch.records[0]).unwrap();
+        let (header, record) = bus::read(&batch.records[0]).unwrap();
         let ArchivedReceivers::Conns(conns) = &record.receivers else {
             panic!("receivers are connections")
         };
         Delivered {
-            router_boot: record.router_boot.to_native(),
-            number: record.number.to_native(),
+            router_boot: header.router_boot,
+            number: header.number,
             class: record.class,
             conns: conns.iter().map(|conn| conn.to_native()).collect(),
             frames: record
@@ -292,7 +292,11 @@ impl Gateway {
                 .iter()
                 .map(|each| {
                     let kind = Frame::parse(&each.frame).unwrap().known_kind().unwrap();
-                    (each.seq.to_native(), each.except.to_native(), kind)
+                    let except = match &each.receivers {
+                        ArchivedFrameReceivers::AllBut(conn) => conn.to_native(),
+                        _ => 0,
+                    };
+                    (each.seq.to_native(), except, kind)
                 })
                 .collect(),
         }

@@ -1,14 +1,15 @@
 //! Sequences of everything that can happen to a shard, in any order, with debug sweeps on.
 #![no_main]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
-use corelane_gateway_core::event::{Claims, Input, LinkId, Output, ShardMessage, TokenVerdict};
+use corelane_gateway_core::event::{Accepted, Claims, Input, LinkId, Output, ShardMessage, TokenVerdict};
 use corelane_gateway_core::{Shard, ShardConfig};
 use corelane_protocol::frame::{self, FrameKind, body};
 use corelane_protocol::id::{AppId, ConnId, UserId};
+use corelane_protocol::listener::ListenerKind;
 use corelane_protocol::time::Now;
 use corelane_protocol::ws::{Opcode, client_frame};
 use libfuzzer_sys::fuzz_target;
@@ -75,6 +76,7 @@ impl Shell {
                     device: None,
                     expires_at_s: 2_000_000_000,
                     issued_at_s: 1,
+                    scopes: Vec::new(),
                 };
                 let verdict = if conn.slot() == 7 { Err(TokenVerdict::Expired) } else { Ok(claims) };
                 self.handle(Input::Verified(conn, verdict));
@@ -100,7 +102,9 @@ fuzz_target!(|operations: Vec<Operation>| {
                     shell.generations[index] += 1;
                     shell.open[index] = Some(shell.generations[index]);
                     let conn = shell.conn(slot).expect("just opened");
-                    shell.handle(Input::Accepted(conn, IpAddr::V4(Ipv4Addr::LOCALHOST), reserve));
+                    let peer = SocketAddr::from(([127, 0, 0, 1], 40_000));
+                    let accepted = Accepted { listener: 0, kind: ListenerKind::Plain, peer, reserve };
+                    shell.handle(Input::Accepted(conn, accepted));
                 }
             }
             Operation::Upgrade(slot) => {

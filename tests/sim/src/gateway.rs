@@ -1,10 +1,11 @@
 //! The shell of the shards in virtual time: sockets, links' near ends, inboxes, deadlines.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::SocketAddr;
 
-use corelane_gateway_core::event::{Claims, Input, LinkId, Output, ShardMessage};
+use corelane_gateway_core::event::{Accepted, Claims, Input, LinkId, Output, ShardMessage};
 use corelane_protocol::id::{AppId, ConnId, ConvId, UserId};
+use corelane_protocol::listener::ListenerKind;
 use corelane_protocol::ws::{Decoder, Role};
 
 use crate::world::{Event, World};
@@ -60,10 +61,13 @@ impl World {
             acks: BTreeMap::new(),
             is_warned: false,
         });
-        self.shard_input(
-            shard,
-            Input::Accepted(conn, IpAddr::V4(Ipv4Addr::LOCALHOST), false),
-        );
+        let accepted = Accepted {
+            listener: 0,
+            kind: ListenerKind::Plain,
+            peer: SocketAddr::from(([127, 0, 0, 1], 40_000)),
+            reserve: false,
+        };
+        self.shard_input(shard, Input::Accepted(conn, accepted));
         self.sockets.len() - 1
     }
 
@@ -129,6 +133,7 @@ impl World {
                     device: None,
                     expires_at_s: 4_000_000_000,
                     issued_at_s: self.clock().wall_ms / 1000,
+                    scopes: Vec::new(),
                 };
                 self.shard_input(shard, Input::Verified(conn, Ok(claims)));
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use corelane_gateway_core::event::{Input as ShardInput, LinkId};
-use corelane_protocol::bus::ArchivedBusRecord;
+use corelane_protocol::bus;
 use corelane_protocol::frame::body::{ConvSeq, ConvState, PullPage, PullRequired, SyncPage};
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::read::{self, PullView};
@@ -586,10 +586,8 @@ impl World {
     }
 
     fn publish(&mut self, boot: u64, partition: u16, number: u64, record: Arc<[u8]>) {
-        let outbox = frame::access::<ArchivedBusRecord>(&record)
-            .expect("a record")
-            .outbox
-            .to_native();
+        let (_, read) = bus::read(&record).expect("a record");
+        let outbox = read.outbox.to_native();
         if outbox != 0 {
             self.rows_wait
                 .entry(outbox)

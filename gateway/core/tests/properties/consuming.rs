@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use corelane_gateway_core::event::{Input, ShardMessage};
+use corelane_protocol::bus::FrameReceivers;
 use corelane_protocol::frame::{self, FrameKind};
 use corelane_protocol::id::ConnId;
 use corelane_protocol::link::body::{ArchivedBounce, ArchivedBusFetch, BusBatch};
@@ -92,7 +93,7 @@ fn a_connection_that_is_gone_is_bounced_and_the_sender_is_left_out() {
     let gone = ConnId::new(0, 900, 3);
     let ab = conv("alice", "bob");
     let mut two = record(1, &ab, 1..=2, 10, &[alice, gone, bob]);
-    two.frames[0].except = alice.0;
+    two.frames[0].receivers = FrameReceivers::AllBut(alice.0);
     world.publish(&two);
     world.turn();
     let bounces = world.got(RecordKind::Bounce);
@@ -109,6 +110,41 @@ fn a_connection_that_is_gone_is_bounced_and_the_sender_is_left_out() {
     assert_eq!(world.frames(bob).len(), 2);
     let seqs: Vec<u64> = world.frames(alice).iter().map(|frame| seq_of(frame)).collect();
     assert_eq!(seqs, [2]);
+}
+
+#[test]
+fn a_frame_for_some_of_the_receivers_reaches_only_these() {
+    let mut world = World::new(config());
+    let (alice, bob) = (world.login("alice"), world.login("bob"));
+    let mut two = record(1, &conv("alice", "bob"), 1..=2, 10, &[alice, bob]);
+    two.frames[1].receivers = FrameReceivers::Only(vec![bob.0]);
+    world.publish(&two);
+    world.turn();
+    assert_eq!((world.frames(alice).len(), world.frames(bob).len()), (1, 2));
+    assert!(world.got(RecordKind::Bounce).is_empty());
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_counted_and_all_sync() {
+    let mut world = World::new(config());
+    let bob = world.login("bob");
+    let ab = conv("alice", "bob");
+    let mut later = record(1, &ab, 1..=1, 10, &[bob]).encode();
+    later[0] += 1;
+    let mut damaged = record(2, &ab, 2..=2, 10, &[bob]).encode();
+    damaged.truncate(30);
+    world.publish_batch(
+        0,
+        vec![later, damaged, record(3, &ab, 3..=3, 10, &[bob]).encode()],
+    );
+    world.pass(Duration::from_millis(10));
+    assert_eq!(world.consumed(0), Some((3, Vec::new())));
+    assert_eq!(world.shard.metrics().consume_malformed, 2);
+    let kinds: Vec<FrameKind> = world.frames(bob).iter().map(|frame| kind(frame)).collect();
+    assert!(
+        kinds.contains(&FrameKind::Resync) && kinds.contains(&FrameKind::Message),
+        "{kinds:?}"
+    );
 }
 
 #[test]
@@ -207,7 +243,7 @@ fn a_batch_that_comes_again_after_a_fetch_is_taken_once() {
     let bob = world.login("bob");
     let ab = conv("alice", "bob");
     let records: Vec<Vec<u8>> = (1..=3)
-        .map(|number| frame::archive(&record(number, &ab, number..=number, 10, &[bob])).to_vec())
+        .map(|number| record(number, &ab, number..=number, 10, &[bob]).encode())
         .collect();
     for from in [0, 1] {
         let batch = BusBatch {
@@ -224,13 +260,13 @@ fn a_batch_that_comes_again_after_a_fetch_is_taken_once() {
 }
 
 #[test]
-fn a_record_that_is_none_is_counted_and_skipped() {
+fn a_record_that_is_none_is_skipped_and_all_sync() {
     let mut world = World::new(config());
     let bob = world.login("bob");
-    let good = frame::archive(&record(1, &conv("alice", "bob"), 1..=1, 10, &[bob])).to_vec();
+    let good = record(1, &conv("alice", "bob"), 1..=1, 10, &[bob]).encode();
     world.publish_batch(0, vec![vec![1, 2, 3], good]);
     world.turn();
-    assert_eq!(world.frames(bob).len(), 1);
+    assert_eq!(world.frames(bob).len(), 2, "the good one and a resync");
     assert_eq!(world.shard.metrics().consume_malformed, 1);
 }
 

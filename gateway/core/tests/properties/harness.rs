@@ -1,19 +1,20 @@
 //! A shard with clients and a router around it: real frames, a real link, virtual time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use corelane_gateway_core::event::{Claims, Input, LinkId, Output, ShardMessage, TokenVerdict};
+use corelane_gateway_core::event::{Accepted, Claims, Input, LinkId, Output, ShardMessage, TokenVerdict};
 use corelane_gateway_core::{Shard, ShardConfig};
 use corelane_protocol::arena::Span;
-use corelane_protocol::bus::{BUS_VERSION, BusFrame, BusRecord, Receivers, class};
+use corelane_protocol::bus::{BusFrame, BusRecord, FrameReceivers, Receivers, class};
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{self, Frame, FrameKind, body};
 use corelane_protocol::id::{AppId, ConnId, ConvId, UserId};
 use corelane_protocol::link::body::{ArchivedClaim, ArchivedConsumed, BusBatch, Claimed, Kick};
 use corelane_protocol::link::codec::{LinkCodec, LinkEvent, LinkRole, LinkSecret, PeerInfo};
 use corelane_protocol::link::record::{Record, RecordKind};
+use corelane_protocol::listener::ListenerKind;
 use corelane_protocol::terminal::Terminal;
 use corelane_protocol::time::Now;
 use corelane_protocol::ws::{Decoder, Item, Opcode, Role, client_frame};
@@ -423,7 +424,13 @@ impl World {
                 answer: String::new(),
             },
         );
-        self.input(Input::Accepted(id, IpAddr::V4(Ipv4Addr::LOCALHOST), reserve));
+        let accepted = Accepted {
+            listener: 0,
+            kind: ListenerKind::Plain,
+            peer: SocketAddr::from(([127, 0, 0, 1], 40_000)),
+            reserve,
+        };
+        self.input(Input::Accepted(id, accepted));
     }
 
     pub fn bytes(&mut self, id: ConnId, bytes: &[u8]) {
@@ -549,7 +556,7 @@ impl World {
 
     /// One record comes from the bus.
     pub fn publish(&mut self, record: &BusRecord) {
-        self.publish_batch(0, vec![frame::archive(record).to_vec()]);
+        self.publish_batch(0, vec![record.encode()]);
     }
 
     /// The last report of a partition.
@@ -619,6 +626,7 @@ fn verdict(token: &str, expires_at_s: u64) -> Result<Claims, TokenVerdict> {
                 terminal: parts.next().map(|name| Terminal::from_name(name).unwrap()),
                 expires_at_s,
                 issued_at_s: 1,
+                scopes: Vec::new(),
             })
         }
     }
@@ -728,7 +736,6 @@ pub fn record(
     to: &[ConnId],
 ) -> BusRecord {
     BusRecord {
-        version: BUS_VERSION,
         class: class::STORED,
         priority: 2,
         app: 0,
@@ -746,7 +753,7 @@ pub fn record(
         frames: seqs
             .map(|seq| BusFrame {
                 seq,
-                except: 0,
+                receivers: FrameReceivers::All,
                 sender: "alice".to_owned(),
                 stamp: 0,
                 frame: message(conv, seq, bytes),
