@@ -1,0 +1,94 @@
+//! Runs against a tiny service in this process that keeps the promise, or breaks it on purpose: it proves that the
+//! generator sees each fault. What the real gateway does is measured by the system tests.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests")]
+
+mod excuses;
+mod frames;
+mod service;
+
+use clap::Parser as _;
+use corelane_loadgen::cli::Options;
+use corelane_loadgen::history::Findings;
+use corelane_loadgen::report::{Report, Verdict};
+use corelane_loadgen::run::run;
+
+use self::service::{ADMIN_KEY, Fault, serve};
+
+/// A short run of `direct` between two pairs.
+fn measure(fault: Fault, more: &[&str]) -> Report {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("token.key");
+    std::fs::write(&secret, "ab".repeat(32)).unwrap();
+    std::fs::write(dir.path().join("admin.key"), ADMIN_KEY).unwrap();
+    let served = serve(fault);
+    let (url, http) = (format!("ws://{}", served.ws), format!("http://{}", served.http));
+    let key = dir.path().join("admin.key");
+    let args = [
+        "corelane-loadgen",
+        "direct",
+        &url,
+        "--http",
+        &http,
+        "-c",
+        "4",
+        "-r",
+        "1k/s",
+        "-d",
+        "600ms",
+        "-w",
+        "100ms",
+        "--drain",
+        "1s",
+        "-q",
+        "--pattern",
+        "pairs",
+        "--secret-file",
+        secret.to_str().unwrap(),
+        "--admin-key-file",
+        key.to_str().unwrap(),
+    ];
+    run(Options::try_parse_from(args.iter().copied().chain(more.iter().copied())).unwrap()).unwrap()
+}
+
+/// A counter of the report by its name.
+#[track_caller]
+fn count(report: &Report, name: &str) -> u64 {
+    let counters = serde_json::to_value(report.counters).unwrap();
+    counters[name].as_u64().unwrap_or(0)
+}
+
+/// Everything but what `allowed` names is as it should be.
+#[track_caller]
+fn assert_only(report: &Report, allowed: &[&str], exit_code: u8) {
+    for name in [
+        "lost",
+        "repaired",
+        "missing",
+        "duplicated",
+        "reordered",
+        "corrupt",
+        "misdelivered",
+        "unanswered",
+        "offline",
+        "stray",
+        "malformed",
+    ] {
+        let figure = count(report, name);
+        assert_eq!(figure > 0, allowed.contains(&name), "{name}\n{}", report.text());
+    }
+    if !allowed.contains(&"log") {
+        let findings = report.log.as_ref().map_or(0, Findings::broken);
+        assert_eq!(findings, 0, "{}", report.text());
+    }
+    if exit_code == 0 {
+        // A busy machine may void the run; nothing else may be wrong.
+        assert!(
+            matches!(report.verdict, Verdict::Pass | Verdict::Void),
+            "{}",
+            report.text()
+        );
+        assert_eq!(report.broken, [""; 0]);
+    } else {
+        assert_eq!(report.exit_code, exit_code, "{}", report.text());
+    }
+}
