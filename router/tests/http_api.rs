@@ -2,6 +2,8 @@
 
 mod link_support;
 
+use std::io::{Read as _, Write as _};
+
 use link_support::{Gateway, Http, router};
 use serde_json::json;
 
@@ -139,6 +141,70 @@ fn the_demo_mints_tokens_and_serves_its_page() {
         401,
         "a user's token is no admin key"
     );
+}
+
+#[test]
+fn the_demo_answers_at_loopback_names_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let router = router(dir.path());
+    let status = |request: &str, host: &str| {
+        let mut stream = std::net::TcpStream::connect(router.http_addr()).unwrap();
+        let body = r#"{"user": "alice"}"#;
+        let length = body.len();
+        let head = format!(
+            "{request}\r\n{host}content-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+        );
+        stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    let mint = "POST /v1/demo/token HTTP/1.1";
+    for host in [
+        "localhost",
+        "LocalHost:7080",
+        "127.0.0.1",
+        "127.0.0.1:7080",
+        "127.9.9.9:1",
+        "[::1]",
+        "[::1]:7080",
+    ] {
+        assert_eq!(status(mint, &format!("host: {host}\r\n")), "200", "{host}");
+    }
+    // A page of somebody else whose name was pointed at this machine asks under that name.
+    for host in [
+        "evil.example",
+        "evil.example:7080",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "127.0.0.1@evil.example",
+        "10.0.0.1",
+        "[::2]",
+        "",
+        ":",
+    ] {
+        assert_eq!(status(mint, &format!("host: {host}\r\n")), "403", "{host}");
+    }
+    assert_eq!(status("POST /v1/demo/token HTTP/1.0", ""), "403", "no host");
+    assert_eq!(
+        status("GET /v1/demo/config HTTP/1.1", "host: evil.example\r\n"),
+        "403"
+    );
+    assert_eq!(
+        status("GET /healthz HTTP/1.1", "host: router.internal\r\n"),
+        "200"
+    );
+}
+
+#[test]
+fn the_page_cannot_be_framed() {
+    let dir = tempfile::tempdir().unwrap();
+    let router = router(dir.path());
+    let answer = ureq::get(format!("http://{}/", router.http_addr()))
+        .call()
+        .unwrap();
+    let policy = answer.headers().get("content-security-policy").unwrap();
+    assert_eq!(policy, "frame-ancestors 'none'");
 }
 
 #[test]

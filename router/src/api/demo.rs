@@ -1,13 +1,19 @@
 //! The demo: tokens for whoever asks, so that two browser tabs can chat a minute after the first start.
 //!
-//! Exists only where the configuration turns it on, and only on a loopback address.
+//! Exists only where the configuration turns it on, and only on a loopback address. It answers only where it is called
+//! by a loopback name, too: a page of somebody else may point its own name at this machine (DNS rebinding), and would
+//! otherwise get a token for any user.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{Request, State};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 use corelane_protocol::id::{AppId, UserId};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -41,6 +47,35 @@ struct Claims {
 fn demo(state: &ApiState) -> Result<&Demo, ApiError> {
     let off = || ApiError::new(StatusCode::NOT_FOUND, "not_found", "the demo is off");
     state.demo.as_ref().ok_or_else(off)
+}
+
+/// Lets only requests pass that were made to this machine by a name of its loopback.
+pub(super) async fn loopback_names_only(request: Request, next: Next) -> Response {
+    let host = request
+        .headers()
+        .get(header::HOST)
+        .map(|host| host.to_str().unwrap_or_default());
+    let host = host
+        .or_else(|| request.uri().authority().map(Authority::as_str))
+        .unwrap_or_default();
+    if !is_loopback(host) {
+        let text = format!("the demo answers at localhost and at loopback addresses, not at {host:?}");
+        return ApiError::new(StatusCode::FORBIDDEN, "forbidden", text).into_response();
+    }
+    next.run(request).await
+}
+
+/// Whether a name, with or without a port, is one of the loopback.
+fn is_loopback(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    let name = authority.host();
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || address
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// `GET /v1/demo/config`.

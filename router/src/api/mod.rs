@@ -83,10 +83,12 @@ pub(crate) fn router(state: ApiState) -> Router {
         .route("/metrics", get(health::metrics))
         .merge(backend);
     if state.demo.is_some() {
-        router = router
+        let demo = Router::new()
             .route("/v1/demo/config", get(demo::config))
             .route("/v1/demo/token", post(demo::token))
-            .route("/v1/demo/groups", post(demo::create_group_of_user));
+            .route("/v1/demo/groups", post(demo::create_group_of_user))
+            .route_layer(middleware::from_fn(demo::loopback_names_only));
+        router = router.merge(demo);
     }
     router
         .fallback(get(web_file).fallback(not_found))
@@ -133,6 +135,8 @@ async fn web_file(State(state): Api, request: Request) -> Response {
                 (header::CONTENT_TYPE, *media_type),
                 (header::CACHE_CONTROL, "no-cache"),
                 (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+                // The rest of the policy stands in the page; this part counts in a header only.
+                (header::CONTENT_SECURITY_POLICY, "frame-ancestors 'none'"),
             ];
             (headers, *bytes).into_response()
         }
