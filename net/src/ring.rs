@@ -422,7 +422,8 @@ mod tests {
         // SAFETY: the entries of these tests carry no address.
         unsafe { ring.push(entry, Token::of(Op::CancelAll)) };
         let mut completions = Vec::new();
-        ring.enter_and_wait(Duration::from_secs(10)).unwrap();
+        ring.enter_and_wait(Duration::from_secs(10), Duration::ZERO)
+            .unwrap();
         ring.completions(&mut completions);
         completions[0].result
     }

@@ -16,6 +16,7 @@ mod dropped;
 mod echo;
 mod fin;
 mod flood;
+mod gather;
 mod listen;
 mod pause;
 mod quiet;
