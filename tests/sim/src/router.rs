@@ -458,7 +458,7 @@ impl World {
         }];
         let frame = encode(FrameKind::PullRequired, 0, &PullRequired { upto });
         if !routes.is_empty() {
-            let (class, priority) = (corelane_protocol::bus::class::CONTROL, 0);
+            let (class, priority) = (bus::class::CONTROL, 0);
             let notice = Notice {
                 app: APP,
                 conv,
