@@ -1,4 +1,5 @@
 //! Clients that say nothing, or half of something, hold no place for long.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
