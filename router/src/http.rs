@@ -5,8 +5,11 @@
 //! the first one and every later one of a connection; its body and answer within `request_timeout`, else it is answered
 //! 408; and a peer that takes no bytes for that long is dropped. (`axum::serve` bounds none of these.)
 
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -17,11 +20,16 @@ use axum::response::{IntoResponse as _, Response};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Sleep;
 
 /// How long accepting rests when the system lacks descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a peer may go on sending after the last answer.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What connections may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +114,10 @@ impl Connection {
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head_timeout)
-            .serve_connection(TokioIo::new(self.stream), TowerToHyperService::new(routes));
+            .serve_connection(
+                TokioIo::new(Lingering::new(self.stream)),
+                TowerToHyperService::new(routes),
+            );
         let mut serving = std::pin::pin!(serving);
         let stopped = async {
             let _ = self.stopped.wait_for(|stopped| *stopped).await;
@@ -122,6 +133,58 @@ impl Connection {
             tracing::debug!(peer = %self.peer, %error, "an HTTP connection ended early");
         }
         drop(permit);
+    }
+}
+
+/// A stream whose last answer arrives: closing over unread bytes would reset the connection, so what the peer still
+/// sends (the rest of a body that is too large) is thrown away until it ends, at most for [`LINGER`].
+struct Lingering {
+    stream: TcpStream,
+    until: Option<Pin<Box<Sleep>>>,
+}
+
+impl Lingering {
+    fn new(stream: TcpStream) -> Self {
+        Self { stream, until: None }
+    }
+}
+
+impl AsyncRead for Lingering {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Lingering {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.until.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        }
+        let this = &mut *self;
+        let until = this
+            .until
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let mut scratch = [0; 4096];
+        while until.as_mut().poll(cx).is_pending() {
+            let mut rest = ReadBuf::new(&mut scratch);
+            let read = ready!(Pin::new(&mut this.stream).poll_read(cx, &mut rest));
+            if read.is_err() || rest.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -1,5 +1,5 @@
 //! Clients that say nothing, or half of something, hold no place for long.
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -118,6 +118,22 @@ fn a_body_that_does_not_come_is_answered_408() {
         .write_all(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\nConnection: close\r\n\r\nhalf")
         .unwrap();
     assert!(rest_of(&mut stream).starts_with("HTTP/1.1 408"));
+}
+
+#[test]
+fn an_answer_arrives_although_the_body_before_it_was_not_read() {
+    let server = Server::start();
+    for _ in 0..20 {
+        let mut stream = server.connect();
+        let body = vec![b'x'; 8 * 1024 * 1024];
+        let head = format!(
+            "POST /health HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&body).unwrap();
+        assert!(rest_of(&mut stream).starts_with("HTTP/1.1 405"));
+    }
 }
 
 #[test]

@@ -38,6 +38,7 @@ impl Shard {
             owned += u64::from(weight);
             holders += usize::from(weight > 0);
             active += usize::from(conn.window.is_some());
+            assert!(conn.window.as_ref().is_none_or(|window| window.is_sound()));
             let live = conn.stage == Stage::Live;
             sessions += usize::from(live);
             assert!(

@@ -33,8 +33,10 @@ use crate::wheel::{Tick, ticks_in};
 pub(crate) const REQUEST_WINDOW: usize = 64;
 /// Boxes kept for their next use.
 const POOLED: usize = 1024;
-/// How often silence of a router is looked for.
-const SWEEP_PACE: Duration = Duration::from_millis(500);
+/// How often a part of all that wait is looked at for silence of the router, and what part: all are within half a second,
+/// and no turn is held up by many of them.
+const SWEEP_PACE: Duration = Duration::from_millis(50);
+const SWEEP_PART: usize = 10;
 
 const _: () = assert!(SEND_WINDOW > 0, "a window of none would send nothing");
 
@@ -54,6 +56,8 @@ pub(crate) struct Window {
     /// Place in the list of all that wait for something.
     position: usize,
     unanswered: VecDeque<Unanswered>,
+    /// How many of them are sends.
+    sends: usize,
     /// Closed gates, by conversation key.
     gates: Vec<u64>,
 }
@@ -77,12 +81,16 @@ pub(crate) struct Unanswered {
 impl Window {
     /// Whether a send, or another request, would be one too many.
     pub(crate) fn is_full(&self) -> bool {
-        let sends = self.unanswered.iter().filter(|each| each.is_send).count();
-        sends >= usize::from(SEND_WINDOW) || self.unanswered.len() - sends >= REQUEST_WINDOW
+        self.sends >= usize::from(SEND_WINDOW) || self.unanswered.len() - self.sends >= REQUEST_WINDOW
     }
 
     fn is_empty(&self) -> bool {
         self.unanswered.is_empty() && self.gates.is_empty()
+    }
+
+    /// Whether the count of sends is right.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.sends == self.unanswered.iter().filter(|each| each.is_send).count()
     }
 }
 
@@ -96,6 +104,8 @@ pub(crate) struct Windows {
     )]
     pool: Vec<Box<Window>>,
     sweep_at: Duration,
+    /// Where in the list the next part begins.
+    sweep_next: usize,
 }
 
 impl Windows {
@@ -119,6 +129,7 @@ impl Shard {
     pub(crate) fn await_answer(&mut self, id: ConnId, ticket: u32, outgoing: &Outgoing<'_>, waits: bool) {
         let since = self.tick;
         self.with_window(id, |window| {
+            window.sends += usize::from(outgoing.conv.is_some());
             window.unanswered.push_back(Unanswered {
                 ticket,
                 reference: outgoing.reference,
@@ -151,7 +162,14 @@ impl Shard {
         self.windows.sweep_at = now + SWEEP_PACE;
         let patience = ticks_in(2 * self.config.send_deadline);
         let tick = self.tick;
-        for id in self.windows.open.clone() {
+        let from = self.windows.sweep_next.min(self.windows.open.len());
+        let until = (from + self.windows.open.len().div_ceil(SWEEP_PART)).min(self.windows.open.len());
+        self.windows.sweep_next = if until == self.windows.open.len() {
+            0
+        } else {
+            until
+        };
+        for id in self.windows.open.get(from..until).unwrap_or_default().to_vec() {
             while let Some(silent) = self.forget(id, |each| !each.waits && each.since + patience <= tick) {
                 self.give_up(id, silent, "the router did not answer in time");
                 // The others of its conversation come after it: they are answered with it, in order.
@@ -300,9 +318,10 @@ impl Shard {
     pub(crate) fn forget(&mut self, id: ConnId, matches: impl Fn(&Unanswered) -> bool) -> Option<Unanswered> {
         let window = self.conns.get_mut(id)?.window.as_mut()?;
         let at = window.unanswered.iter().position(matches)?;
-        let taken = window.unanswered.remove(at);
+        let taken = window.unanswered.remove(at)?;
+        window.sends -= usize::from(taken.is_send);
         self.trim_window(id);
-        taken
+        Some(taken)
     }
 
     fn with_window(&mut self, id: ConnId, change: impl FnOnce(&mut Window)) {
@@ -338,6 +357,7 @@ impl Shard {
             moved.position = position;
         }
         window.unanswered.clear();
+        window.sends = 0;
         window.gates.clear();
         if self.windows.pool.len() < POOLED {
             self.windows.pool.push(window);
