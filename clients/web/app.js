@@ -3,7 +3,9 @@
  * The demo page: logs in by link or form, and ties the SDK to the list and the open conversation.
  *
  * A link `/?user=alice&token=...` logs in; the token moves from the address into this tab's session storage at once, so
- * that it is neither copied nor kept in the history. The open conversation stands in the address behind `#`.
+ * that it is neither copied nor kept in the history. Whoever made the link chose whose session that is, so the page says
+ * it: the name it shows is the one that the gateway took from the token, and a link that takes the tab from another user
+ * is told of. The open conversation stands in the address behind `#`.
  */
 
 import { connect, directConv, groupConv, isId } from './corelane.js';
@@ -18,22 +20,26 @@ const SESSION_KEY = 'corelane-demo-session';
 start();
 
 async function start() {
-  const session = sessionFromLink() ?? savedSession();
-  if (session) await enter(session);
+  const before = savedSession();
+  const session = sessionFromLink(before) ?? before;
+  if (session) await enter(session, before?.user ?? session.user);
   else showLogin();
 }
 
-/** @returns {Session | null} */
-function sessionFromLink() {
+/**
+ * @param {Session | null} known
+ * @returns {Session | null}
+ */
+function sessionFromLink(known) {
   const query = new URLSearchParams(location.search);
   const token = query.get('token');
   const user = query.get('user');
-  if (!token || !user) return null;
-  const known = savedSession();
-  const session = { user, token, device: known?.user === user ? known.device : newDevice() };
-  save(session);
+  if (token === null) return null;
   query.delete('token');
   history.replaceState(null, '', `${location.pathname}?${query}${location.hash}`);
+  if (!token || !user) return null;
+  const session = { user, token, device: known?.user === user ? known.device : newDevice() };
+  save(session);
   return session;
 }
 
@@ -111,20 +117,23 @@ function showLogin(problem = '') {
       save(session);
       history.replaceState(null, '', `${location.pathname}?user=${encodeURIComponent(user)}`);
       tell('login-error', '');
-      await enter(session);
+      await enter(session, user);
     } catch (error) {
       tell('login-error', `Could not log in: ${/** @type {Error} */ (error).message}`);
     }
   };
 }
 
-/** @param {Session} session */
-async function enter(session) {
+/**
+ * @param {Session} session
+ * @param {string} before whose tab it was
+ */
+async function enter(session, before) {
   byId('login').hidden = true;
   byId('chat').hidden = false;
-  byId('me').textContent = session.user;
-  byId('me-avatar').replaceChildren(avatar(session.user));
+  showUser(session.user);
   let expired = false;
+  let toldWhose = false;
   const client = connect({
     url: await gatewayUrl(),
     terminal: 'web',
@@ -153,6 +162,10 @@ async function enter(session) {
   client.addEventListener('state', (event) => {
     const detail = /** @type {CustomEvent<import('./corelane.js').StateDetail>} */ (event).detail;
     expired ||= detail.code === 4005;
+    if (detail.state === 'online' && !toldWhose) {
+      toldWhose = true;
+      tellWhose(client.user, session, before);
+    }
     showState(client, detail);
   });
   showState(client, { state: client.state, reason: '', code: 0, retryInMs: 0 });
@@ -162,6 +175,33 @@ async function enter(session) {
     leave();
   };
   addEventListener('online', () => client.state === 'waiting' && client.open());
+}
+
+/** @param {string} user */
+function showUser(user) {
+  byId('me').textContent = user;
+  byId('me-avatar').replaceChildren(avatar(user));
+}
+
+/**
+ * Says so when the session is not of whom one would think.
+ * @param {string} user whom the token names
+ * @param {Session} session whom the link names
+ * @param {string} before
+ */
+function tellWhose(user, session, before) {
+  let text = '';
+  if (user !== session.user) {
+    text = `The link said ${session.user}, but its token is of ${user}. You are logged in as ${user}.`;
+    session.user = user;
+    save(session);
+    showUser(user);
+  } else if (user !== before) {
+    text = `The link logged you in as ${user}. Before, this tab was logged in as ${before}.`;
+  }
+  tell('notice-text', text);
+  byId('notice').hidden = text === '';
+  byId('notice-close').onclick = () => (byId('notice').hidden = true);
 }
 
 function leave() {

@@ -1,148 +1,35 @@
 /**
  * Two people chat on the demo page, three in a group, one of them later: what the README promises, seen in a browser.
  *
- * Needs a running gateway with the demo page. Environment:
- * - `BASE_URL`  its HTTP address, such as http://127.0.0.1:7080
- * - `LINKS`     the printed log-in links as JSON, [{"user": "alice", "link": "http://..."}, ...]; who has none uses the form
- * - `OUT_DIR`   where screenshots go; a new directory below the system's temporary one by default
- * - `CHROMIUM`  the browser; /usr/bin/chromium by default
- *
- * Prints `ok - name` for each check. Stops at the first that fails, with `not ok - name` and screenshots, and exits 1.
+ * Needs a running gateway with the demo page. Environment: `BASE_URL`, its HTTP address, such as http://127.0.0.1:7080;
+ * `LINKS`, the printed log-in links as JSON, [{"user": "alice", "link": "http://..."}, ...]; and what `page.mjs` takes.
+ * Who has no link uses the form.
  */
 
 import assert from 'node:assert/strict';
-import { mkdtemp, mkdir } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { chromium } from 'playwright-core';
+import { at, Browser, bubbles, eventually, online, openChat, row, say, sees, stored, texts, unread } from './page.mjs';
 
-const DEADLINE_MS = 15_000;
 const baseUrl = (process.env.BASE_URL ?? '').replace(/\/$/, '');
 if (!baseUrl) {
   console.error('BASE_URL is missing: the HTTP address of a running gateway, such as http://127.0.0.1:7080');
   process.exit(2);
 }
 const links = new Map(JSON.parse(process.env.LINKS ?? '[]').map(({ user, link }) => [user, link]));
-const outDir = process.env.OUT_DIR ?? (await mkdtemp(join(tmpdir(), 'corelane-browser-')));
-await mkdir(outDir, { recursive: true });
+const browser = await Browser.start(baseUrl);
+const check = (name, body) => browser.check(name, body);
 
 // Names of this run only, so that it can be repeated on the same data.
 const run = Date.now().toString(36);
 const group = `team-${run}`;
 
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-  headless: true,
-  args: [
-    '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
-    '--disable-sync',
-  ],
-});
-const context = await browser.newContext({ viewport: { width: 1100, height: 760 } });
-context.setDefaultTimeout(DEADLINE_MS);
-const problems = [];
-/** @type {Map<string, import('playwright-core').Page>} */
-const tabs = new Map();
-
-async function tab(name) {
-  const page = await context.newPage();
-  tabs.set(name, page);
-  page.on('pageerror', (error) => problems.push(`${name}: ${error.message}`));
-  page.on('console', (line) => line.type() === 'error' && problems.push(`${name}: ${line.text()}`));
-  page.on('request', (request) => {
-    const { hostname, protocol } = new URL(request.url());
-    if (protocol !== 'data:' && hostname !== new URL(baseUrl).hostname) problems.push(`${name}: asked for ${request.url()}`);
-  });
-  return page;
-}
-
-const at = (page, testId, more = '') => page.locator(`[data-testid="${testId}"]${more}`);
-const row = (page, title) => at(page, 'conversation').filter({ has: at(page, 'conversation-name').getByText(title, { exact: true }) });
-const bubbles = (page, text) => at(page, 'message').filter({ has: at(page, 'message-text').getByText(text, { exact: true }) });
-const texts = (page) => at(page, 'message-text').allTextContents();
-
-/** Waits until `read` gives what `expected` says, and says what it gave last if it never does. */
-async function eventually(read, expected, what) {
-  const end = Date.now() + DEADLINE_MS;
-  for (;;) {
-    const seen = await read();
-    try {
-      assert.deepEqual(seen, expected);
-      return;
-    } catch (error) {
-      if (Date.now() > end) throw new Error(`${what}: ${error.message}`);
-    }
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
-
 async function login(user) {
-  const page = await tab(user);
   const link = links.get(user);
-  await page.goto(link ?? `${baseUrl}/`);
-  if (!link) {
-    await at(page, 'login-user').fill(user);
-    await at(page, 'login-submit').click();
-  }
+  if (!link) return browser.login(user);
+  const page = await browser.tab(user);
+  await page.goto(link);
   await online(page);
   return page;
-}
-
-async function online(page) {
-  await at(page, 'connection', '[data-state="online"]').waitFor();
-}
-
-async function openChat(page, user) {
-  await at(page, 'new-chat').click();
-  await at(page, 'new-chat-user').fill(user);
-  await at(page, 'new-chat-submit').click();
-  await at(page, 'peer').getByText(user, { exact: true }).waitFor();
-}
-
-async function say(page, text) {
-  await at(page, 'composer').fill(text);
-  await at(page, 'composer').press('Enter');
-  await stored(page, text);
-}
-
-async function stored(page, text) {
-  const states = () => bubbles(page, text).last().getAttribute('data-state');
-  const end = Date.now() + DEADLINE_MS;
-  while (!['stored', 'read'].includes(await states())) {
-    if (Date.now() > end) throw new Error(`${JSON.stringify(text)} is ${await states()} on the sender's page, not stored`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
-
-async function sees(page, text) {
-  await bubbles(page, text).last().waitFor();
-}
-
-async function unread(page, title) {
-  const badge = at(row(page, title), 'conversation-unread');
-  return (await badge.count()) === 0 ? 0 : Number(await badge.textContent());
-}
-
-async function shoot(name) {
-  const shots = [];
-  for (const [user, page] of tabs) {
-    const path = join(outDir, `${name}-${user}.png`);
-    await page.screenshot({ path }).then(() => shots.push(path), () => {});
-  }
-  return shots;
-}
-
-async function check(name, body) {
-  try {
-    await body();
-    console.log(`ok - ${name}`);
-  } catch (error) {
-    const shots = await shoot('failed');
-    console.log(`not ok - ${name}\n${error.message}\nscreenshots: ${shots.join(' ')}`);
-    if (problems.length > 0) console.log(`said by the pages:\n${problems.join('\n')}`);
-    await browser.close();
-    process.exit(1);
-  }
 }
 
 const hello = `hello bob ${run}`;
@@ -161,6 +48,27 @@ await check('two printed links log two users in', async () => {
 
 await check('the token leaves the address bar', async () => {
   for (const page of [alice, bob]) assert.ok(!page.url().includes('token='), page.url());
+});
+
+await check('a link that takes over a tab says whose session it is', async () => {
+  const page = await browser.tab('taken');
+  const link = async (user, tokenOf) => `${baseUrl}/?user=${user}-${run}&token=${await browser.token(`${tokenOf}-${run}`)}`;
+  await page.goto(await link('gina', 'gina'));
+  await online(page);
+  assert.ok(!(await at(page, 'notice').isVisible()), 'nobody was here before');
+  await page.goto(await link('hank', 'hank'));
+  await at(page, 'notice-text').getByText(`as hank-${run}. Before, this tab was logged in as gina-${run}`).waitFor();
+  await at(page, 'notice-close').click();
+  assert.ok(!(await at(page, 'notice').isVisible()));
+  await page.goto(await link('hank', 'mallory'));
+  await at(page, 'notice-text').getByText(`You are logged in as mallory-${run}`).waitFor();
+  assert.equal(await at(page, 'me').textContent(), `mallory-${run}`);
+  await page.goto(`${baseUrl}/?token=${await browser.token('ivan')}`);
+  await online(page);
+  assert.ok(!page.url().includes('token='), page.url());
+  assert.equal(await at(page, 'me').textContent(), `mallory-${run}`);
+  await browser.shoot('taken');
+  await page.close();
 });
 
 await check('a first message reaches the other tab and counts as unread there', async () => {
@@ -220,7 +128,7 @@ await check('many messages from both sides at once stand in the same order on bo
     assert.deepEqual(own, Array.from({ length: 15 }, (_, i) => `${name} ${i} ${run}`));
   }
 });
-await shoot('direct');
+await browser.shoot('direct');
 
 await check('a group of three is created, the third being offline', async () => {
   await at(alice, 'new-group').click();
@@ -252,7 +160,7 @@ await check('the third logs in later and sees her unread counts', async () => {
   assert.ok((await unread(carol, 'alice')) >= 2);
   assert.match(await carol.title(), /^\(\d+\)/);
 });
-await shoot('later');
+await browser.shoot('later');
 
 await check('she gets everything, in order', async () => {
   await row(carol, group).click();
@@ -278,7 +186,7 @@ await check('she answers in the group and both others see it', async () => {
   await sees(alice, `here I am, ${run}`);
   await sees(bob, `here I am, ${run}`);
 });
-await shoot('group');
+await browser.shoot('group');
 
 await check('a reload keeps the history, each message once', async () => {
   await row(alice, 'bob').click();
@@ -292,7 +200,7 @@ await check('a reload keeps the history, each message once', async () => {
 });
 
 await check('scrolling up loads what is older', async () => {
-  const conversation = await tab('dora');
+  const conversation = await browser.tab('dora');
   await conversation.goto(`${baseUrl}/`);
   await at(conversation, 'login-user').fill(`dora-${run}`);
   await at(conversation, 'login-submit').click();
@@ -316,11 +224,11 @@ await check('a narrow screen shows the list or the conversation', async () => {
   await carol.setViewportSize({ width: 390, height: 780 });
   assert.ok(await at(carol, 'composer').isVisible());
   assert.ok(!(await at(carol, 'conversations').isVisible()));
-  await carol.screenshot({ path: join(outDir, 'narrow-chat.png') });
+  await carol.screenshot({ path: join(browser.outDir, 'narrow-chat.png') });
   await at(carol, 'back').click();
   await at(carol, 'conversations').waitFor();
   assert.ok(!(await at(carol, 'composer').isVisible()));
-  await carol.screenshot({ path: join(outDir, 'narrow-list.png') });
+  await carol.screenshot({ path: join(browser.outDir, 'narrow-list.png') });
 });
 
 await check('every control has a name', async () => {
@@ -331,7 +239,6 @@ await check('every control has a name', async () => {
   assert.deepEqual(unnamed, []);
 });
 
-await check('no page reported an error or asked another host', async () => assert.deepEqual(problems, []));
+await check('no page reported an error or asked another host', async () => assert.deepEqual(browser.problems, []));
 
-console.log(`screenshots: ${outDir}`);
-await browser.close();
+await browser.end();
