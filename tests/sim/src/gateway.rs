@@ -32,6 +32,8 @@ pub(crate) struct Socket {
     pub(crate) decoder: Decoder,
     pub(crate) live: BTreeMap<ConvId, Vec<u64>>,
     pub(crate) acks: BTreeMap<ConvId, BTreeSet<u64>>,
+    /// What was said before its first sync answered: up to here it has everything from there.
+    pub(crate) synced: BTreeMap<ConvId, u64>,
     /// It was told that something was missed.
     pub(crate) is_warned: bool,
 }
@@ -59,6 +61,7 @@ impl World {
             decoder: Decoder::new(Role::Client, 4 * 1024 * 1024),
             live: BTreeMap::new(),
             acks: BTreeMap::new(),
+            synced: BTreeMap::new(),
             is_warned: false,
         });
         let accepted = Accepted {

@@ -9,6 +9,7 @@ use corelane_protocol::frame::body::{ConvSeq, ConvState, PullPage, PullRequired,
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::read::{self, PullView};
 use corelane_protocol::frame::{self, Frame, FrameKind, encode, encode_error, kind};
+use corelane_protocol::hash::partition_of;
 use corelane_protocol::id::{ClientMsgId, ConnId, ConvId, UserId};
 use corelane_protocol::link::body::{
     ArchivedBounce, ArchivedBusFetch, ArchivedClaim, ArchivedConsumed, ArchivedUnclaim, BusBatch, Claimed,
@@ -470,6 +471,29 @@ impl World {
                 frame,
             };
             self.core_input(life, Input::Notice(notice));
+        }
+    }
+
+    /// A record for every partition, so that a gateway without sessions, too, sees a number behind what was lost.
+    pub(crate) fn call_all_partitions(&mut self) {
+        let (class, priority) = (corelane_protocol::bus::class::TRANSIENT, 3);
+        let sender = self.users[0].clone();
+        for (boot, partition) in self.topics.keys().copied().collect::<Vec<_>>() {
+            let is_there = |conv: &&ConvId| partition_of(APP, conv, PARTITIONS) == partition;
+            let Some(conv) = self.store.convs.keys().find(is_there).cloned() else {
+                continue;
+            };
+            let notice = Notice {
+                app: APP,
+                conv,
+                class,
+                priority,
+                expires_ms: 0,
+                sender: sender.clone(),
+                routes: vec![Route { boot, conn: u64::MAX }],
+                frame: encode_error(0, ErrorCode::Retry, "nobody reads this"),
+            };
+            self.core_input(self.life, Input::Notice(notice));
         }
     }
 

@@ -432,7 +432,9 @@ impl World {
                 let page = frame.access::<ArchivedSyncPage>().expect("a page");
                 for state in page.conversations.iter() {
                     let conv = ConvId::parse(&state.conv).expect("a conversation");
-                    self.pull(at, &conv, state.head_seq.to_native());
+                    let head = state.head_seq.to_native();
+                    self.sockets[socket].synced.entry(conv.clone()).or_insert(head);
+                    self.pull(at, &conv, head);
                 }
             }
             Some(FrameKind::PullPage) => {

@@ -379,6 +379,7 @@ impl World {
                 }
             }
         }
+        self.call_all_partitions();
     }
 }
 
