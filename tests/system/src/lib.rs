@@ -4,9 +4,10 @@
 //! built into. A test that finds none fails and says what to build.
 
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -152,6 +153,40 @@ impl Drop for Running {
     }
 }
 
+/// Ports that stay the same over the lives of what listens on them.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    ws: u16,
+    http: u16,
+    link: u16,
+}
+
+impl Ports {
+    /// Three that are free now and stay so while nobody listens on them: below every range that connections get theirs
+    /// from.
+    ///
+    /// # Panics
+    ///
+    /// Never: all of them are below 10,000.
+    pub fn find() -> Self {
+        const FIRST: u32 = 2_000;
+        const COUNT: u32 = 8_000;
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let free = || loop {
+            let at = std::process::id().wrapping_mul(61) + NEXT.fetch_add(1, Ordering::Relaxed);
+            let port = u16::try_from(FIRST + at % COUNT).expect("below 10,000");
+            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                return port;
+            }
+        };
+        Self {
+            ws: free(),
+            http: free(),
+            link: free(),
+        }
+    }
+}
+
 /// A gateway with everything embedded.
 #[derive(Debug)]
 pub struct Gateway {
@@ -176,6 +211,20 @@ impl Gateway {
     pub fn start(data: &Path, set: &[&str]) -> Self {
         let mut command = Self::command(data, set);
         Self::from(Running::start(&mut command), data)
+    }
+
+    /// Starts one with everything embedded on these ports.
+    ///
+    /// # Panics
+    ///
+    /// If it is not ready in time.
+    pub fn start_on(data: &Path, ports: &Ports) -> Self {
+        let keys = [
+            format!("gateway.listen=127.0.0.1:{}", ports.ws),
+            format!("router.http_listen=127.0.0.1:{}", ports.http),
+            format!("router.link_listen=127.0.0.1:{}", ports.link),
+        ];
+        Self::start(data, &keys.each_ref().map(String::as_str))
     }
 
     /// The command of [`Self::start`], to be changed before it is started.
