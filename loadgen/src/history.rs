@@ -2,13 +2,15 @@
 //!
 //! Every acked send must stand in the log once, at the seq that was acked, with the payload that was sent;
 //! the log must be dense; nothing may stand twice; what was refused for good must not be there; one
-//! sender's messages keep their order. Sends of unknown outcome may be there or not.
+//! sender's messages keep their order. Sends of unknown outcome may be there or not. What the log holds is then held
+//! against what every terminal has.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine as _;
+use corelane_protocol::id::ClientMsgId;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -16,6 +18,8 @@ use crate::api::{Api, ApiError};
 use crate::ledger::{Entry, Ledger, Outcome, id_text};
 use crate::names::{ConvKey, Names};
 use crate::payload::Stamp;
+use crate::shared::Groups;
+use crate::verify::Digest;
 
 /// What the comparison found. All but the first four must be 0.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -158,8 +162,9 @@ impl LogRow {
     }
 }
 
-/// Compares the log of one conversation with the sends that went there.
-pub fn compare(conv: &str, sends: &[&Entry], log: &[LogRow], floor: u64, run: u64) -> Findings {
+/// Compares the log of one conversation, which goes from behind `floor` to `head`, with the sends that went there.
+pub fn compare(conv: &str, sends: &[&Entry], log: &[LogRow], bounds: (u64, u64), run: u64) -> Findings {
+    let (floor, head) = bounds;
     let mut findings = Findings {
         conversations: 1,
         messages: log.len() as u64,
@@ -221,6 +226,10 @@ pub fn compare(conv: &str, sends: &[&Entry], log: &[LogRow], floor: u64, run: u6
             });
         }
     }
+    if expected_seq <= head {
+        findings.holes += head + 1 - expected_seq;
+        findings.example(|| format!("{conv}: the log ends at {}, its head is {head}", expected_seq - 1));
+    }
     for entry in sends {
         if let Outcome::Acked(seq) = entry.outcome
             && !seen.contains(&(entry.sender, entry.id.0))
@@ -242,14 +251,24 @@ pub fn compare(conv: &str, sends: &[&Entry], log: &[LogRow], floor: u64, run: u6
 pub struct ReadBack {
     /// What the comparison found.
     pub findings: Findings,
-    /// Last seq of every conversation.
-    pub heads: HashMap<ConvKey, u64>,
+    /// Last seq of every conversation, and what stands up to there.
+    pub ends: HashMap<ConvKey, End>,
+}
+
+/// Where the log of a conversation ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// Last seq.
+    pub head: u64,
+    /// What the log holds, leaving out what was there before the run. `None` if it may still grow, because the outcome
+    /// of a send is unknown.
+    pub digest: Option<Digest>,
 }
 
 const READERS: usize = 3;
 const PAGE_LIMIT: u32 = 200;
 
-/// Reads all conversations of `ledger` and `extra` back and compares them.
+/// Reads all conversations of `ledger` and all `groups` back and compares them.
 ///
 /// # Errors
 ///
@@ -263,9 +282,11 @@ pub fn read_back(
     names: Names,
     run: u64,
     ledger: &Ledger,
-    extra: &[ConvKey],
+    groups: &Groups,
 ) -> Result<ReadBack, ApiError> {
-    let mut sends: HashMap<ConvKey, Vec<&Entry>> = extra.iter().map(|conv| (*conv, Vec::new())).collect();
+    let mut sends: HashMap<ConvKey, Vec<&Entry>> = (0..groups.count())
+        .map(|group| (ConvKey::group(group), Vec::new()))
+        .collect();
     for entry in ledger.entries() {
         sends.entry(entry.conv).or_default().push(entry);
     }
@@ -276,10 +297,12 @@ pub fn read_back(
         while let Some((key, sends)) = convs.get(next.fetch_add(1, Ordering::Relaxed)) {
             let conv = names.conv_id(*key).to_string();
             let (log, head, floor) = read_conversation(api, names, &conv)?;
-            let findings = compare(&conv, sends, &log, floor, run);
+            let findings = compare(&conv, sends, &log, (floor, head), run);
+            let may_grow = sends.iter().any(|entry| entry.outcome == Outcome::Unknown);
+            let digest = (!may_grow).then(|| digest_of(&log, groups.base(*key)));
             let mut result = result.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             result.findings.merge(findings);
-            result.heads.insert(*key, head);
+            result.ends.insert(*key, End { head, digest });
         }
         Ok(())
     };
@@ -292,6 +315,14 @@ pub fn read_back(
     Ok(result
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner))
+}
+
+fn digest_of(log: &[LogRow], base: u64) -> Digest {
+    let mut digest = Digest::default();
+    for row in log.iter().filter(|row| row.seq > base) {
+        digest.add(row.seq, ClientMsgId(row.id));
+    }
+    digest
 }
 
 fn read_conversation(api: &Api, names: Names, conv: &str) -> Result<(Vec<LogRow>, u64, u64), ApiError> {
@@ -353,7 +384,8 @@ mod tests {
     }
 
     fn judge(sends: &[Entry], log: &[LogRow]) -> Findings {
-        compare("c", &sends.iter().collect::<Vec<_>>(), log, 0, RUN)
+        let head = log.last().map_or(0, |row| row.seq);
+        compare("c", &sends.iter().collect::<Vec<_>>(), log, (0, head), RUN)
     }
 
     #[test]
@@ -381,6 +413,8 @@ mod tests {
         let three = &rows[..3];
         assert_eq!(judge(&all, three).broken(), 0);
         assert_eq!(judge(&all, &rows[..2]).acked_missing, 1);
+        let cut = compare("c", &all.iter().collect::<Vec<_>>(), &rows[..2], (0, 3), RUN);
+        assert_eq!((cut.holes, cut.acked_missing), (1, 1));
         let hole = judge(&all, &[rows[0].clone(), rows[2].clone()]);
         assert_eq!((hole.holes, hole.acked_missing), (1, 1));
         let twice = [

@@ -16,7 +16,7 @@ use crate::api::{Api, ApiError};
 use crate::cli::{Options, Scenario, UsageError};
 use crate::clock::{Clock, ns_of};
 use crate::driver::{self, DriverError, Finish};
-use crate::history::{self, Findings};
+use crate::history::{self, End, Findings};
 use crate::ledger::{AckFile, Ledger};
 use crate::names::{ConvKey, Names};
 use crate::probe::Probe;
@@ -194,7 +194,7 @@ struct Leader {
     interrupted: Arc<AtomicBool>,
     recorder: Recorder,
     tally: Tally,
-    heads: HashMap<ConvKey, u64>,
+    ends: HashMap<ConvKey, End>,
     ledger: Ledger,
     finished: Vec<Finish>,
     hlog: Option<HlogFile>,
@@ -236,7 +236,7 @@ impl Leader {
             interrupted,
             recorder: Recorder::default(),
             tally: Tally::default(),
-            heads: HashMap::new(),
+            ends: HashMap::new(),
             ledger: Ledger::default(),
             finished: Vec::new(),
             hlog: None,
@@ -266,7 +266,7 @@ impl Leader {
             self.wait_for(Phase::Quiet, self.shared.options.drain)?;
             self.wait_for(Phase::Settle, Duration::from_secs(30))?;
             self.compare_log(&mut outcome);
-            self.shared.set_heads(std::mem::take(&mut self.heads));
+            self.shared.set_ends(std::mem::take(&mut self.ends));
             if !self.wait_for(Phase::Check, self.shared.options.drain)? {
                 self.wait_for(Phase::Repair, Duration::from_secs(10))?;
             }
@@ -392,7 +392,7 @@ impl Leader {
             driver::Report::Quiet => Phase::Quiet,
             driver::Report::Settled(heads, ledger) => {
                 for (conv, head) in heads {
-                    raise(&mut self.heads, conv, head);
+                    raise(&mut self.ends, conv, End { head, digest: None });
                 }
                 self.ledger.append(ledger);
                 Phase::Settle
@@ -420,13 +420,13 @@ impl Leader {
             outcome.log_not_compared = Some("no --admin-key-file was given".to_owned());
             return;
         };
-        let groups: Vec<ConvKey> = (0..self.shared.groups.count()).map(ConvKey::group).collect();
+        let shared = Arc::clone(&self.shared);
         let end_ns = self.now_ns() + 20_000_000_000;
         loop {
-            match history::read_back(&api, self.shared.names, self.shared.run_id, &self.ledger, &groups) {
+            match history::read_back(&api, shared.names, shared.run_id, &self.ledger, &shared.groups) {
                 Ok(read_back) => {
-                    for (conv, head) in read_back.heads {
-                        raise(&mut self.heads, conv, head);
+                    for (conv, end) in read_back.ends {
+                        raise(&mut self.ends, conv, end);
                     }
                     outcome.log = Some(read_back.findings);
                     return;
@@ -504,9 +504,11 @@ impl Leader {
     }
 }
 
-fn raise(heads: &mut HashMap<ConvKey, u64>, conv: ConvKey, head: u64) {
-    let entry = heads.entry(conv).or_insert(0);
-    *entry = (*entry).max(head);
+fn raise(ends: &mut HashMap<ConvKey, End>, conv: ConvKey, end: End) {
+    let entry = ends.entry(conv).or_insert(end);
+    if end.head >= entry.head {
+        *entry = end;
+    }
 }
 
 /// Puts the report together.
@@ -671,10 +673,17 @@ fn judge(report: &mut Report, options: &Options, planned: f64, interrupted: bool
 fn broken(report: &Report, options: &Options) -> Vec<String> {
     let c = &report.counters;
     let strict = |count: u64| if options.reconnect { 0 } else { count };
+    // Without reconnecting each of them was counted as dropped.
+    let offline = if options.reconnect { c.offline } else { 0 };
     let log = report.log.as_ref().map_or(0, Findings::broken);
     [
         (c.lost, "lost: live gaps that nothing explains, or no reply"),
         (c.missing, "places that a terminal lacks at the end"),
+        (
+            c.differing,
+            "conversations of terminals that are not what the log says",
+        ),
+        (offline, "terminals that did not come back"),
         (c.duplicated, "doubled on a connection without a fault"),
         (c.reordered, "reordered on a connection without a fault"),
         (c.corrupt, "payloads that changed on the way"),

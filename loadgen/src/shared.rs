@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::cli::{Options, Scenario};
 use crate::clock::{Clock, ns_of};
+use crate::history::End;
 use crate::ledger::AckFile;
 use crate::names::{ConvKey, Names};
 use crate::record::Recorder;
@@ -103,6 +104,8 @@ tally! {
     repaired,
     /// Places that a terminal lacks at the end, whatever was tried.
     missing,
+    /// Conversations of terminals that, with nothing missing, are not what the log says.
+    differing,
     /// Messages taken from pages.
     pulled,
     /// Payloads that changed on the way.
@@ -264,7 +267,7 @@ pub struct Shared {
     phase: AtomicU8,
     start_ns: AtomicU64,
     interval: Mutex<Interval>,
-    heads: Mutex<Arc<HashMap<ConvKey, u64>>>,
+    ends: Mutex<Arc<HashMap<ConvKey, End>>>,
 }
 
 impl Shared {
@@ -311,7 +314,7 @@ impl Shared {
             phase: AtomicU8::new(0),
             start_ns: AtomicU64::new(0),
             interval: Mutex::default(),
-            heads: Mutex::default(),
+            ends: Mutex::default(),
         }
     }
 
@@ -371,13 +374,13 @@ impl Shared {
     }
 
     /// Says where conversations end; then enter [`Phase::Check`].
-    pub fn set_heads(&self, heads: HashMap<ConvKey, u64>) {
-        *self.heads.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(heads);
+    pub fn set_ends(&self, ends: HashMap<ConvKey, End>) {
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(ends);
     }
 
     /// Where conversations end.
-    pub fn heads(&self) -> Arc<HashMap<ConvKey, u64>> {
-        Arc::clone(&self.heads.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn ends(&self) -> Arc<HashMap<ConvKey, End>> {
+        Arc::clone(&self.ends.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether user `index` never reads: they are spread evenly over all users.

@@ -4,8 +4,30 @@
 //! without a fault; *redelivered*, twice across a reconnect or a fault; *reordered*, a smaller seq after a
 //! larger one without a fault; *lost*, a live gap that no `PullRequired`, `Resync` or reconnect explains, even
 //! if a pull repairs it later. Pages of sync and pull fill places but are never judged.
+//!
+//! Besides that a [`Digest`] is kept of what came first at every place, to be compared with the log's at the end.
+
+use corelane_protocol::id::ClientMsgId;
 
 use crate::ranges::Ranges;
+use crate::rng::splitmix;
+
+/// Which message stands at which place: two that hold the same are equal, in whatever order they were filled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Digest(u64);
+
+impl Digest {
+    /// Adds the message at a place. Every place once.
+    pub fn add(&mut self, seq: u64, id: ClientMsgId) {
+        let id = u128::from_be_bytes(id.0);
+        #[expect(clippy::cast_possible_truncation, reason = "takes the halves apart")]
+        let [high, low] = [(id >> 64) as u64, id as u64];
+        let hash = [high, low]
+            .into_iter()
+            .fold(seq, |hash, part| splitmix(&mut (hash ^ part)));
+        self.0 = self.0.wrapping_add(hash);
+    }
+}
 
 /// A live `Message` frame, judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +66,7 @@ pub struct Holes {
 #[derive(Debug, Clone, Default)]
 pub struct Stream {
     had: Ranges,
+    digest: Digest,
     last_live: u64,
     epoch: u64,
     pulled_upto: u64,
@@ -55,6 +78,7 @@ impl Stream {
     pub const fn starting_after(base: u64) -> Self {
         Self {
             had: Ranges::upto(base),
+            digest: Digest(0),
             last_live: 0,
             epoch: 0,
             pulled_upto: 0,
@@ -63,12 +87,12 @@ impl Stream {
     }
 
     /// Judges a live frame. `own`: this terminal's user sent it, so the ack may have told its place before.
-    pub fn live(&mut self, seq: u64, moment: Moment, own: bool) -> Verdict {
+    pub fn live(&mut self, seq: u64, id: ClientMsgId, moment: Moment, own: bool) -> Verdict {
         if moment.epoch != self.epoch {
             self.epoch = moment.epoch;
             self.last_live = 0;
         }
-        let fresh = self.had.insert(seq);
+        let fresh = self.take(seq, id);
         let in_order = seq > self.last_live;
         self.last_live = self.last_live.max(seq);
         match (fresh, in_order) {
@@ -82,14 +106,27 @@ impl Stream {
     }
 
     /// The place of a message that this terminal sent itself. False if it had that place already.
-    pub fn acked(&mut self, seq: u64) -> bool {
-        self.had.insert(seq)
+    pub fn acked(&mut self, seq: u64, id: ClientMsgId) -> bool {
+        self.take(seq, id)
     }
 
     /// A message from a page. True if it was missing.
-    pub fn pulled(&mut self, seq: u64) -> bool {
+    pub fn pulled(&mut self, seq: u64, id: ClientMsgId) -> bool {
         self.pulled_upto = self.pulled_upto.max(seq);
-        self.had.insert(seq)
+        self.take(seq, id)
+    }
+
+    fn take(&mut self, seq: u64, id: ClientMsgId) -> bool {
+        let fresh = self.had.insert(seq);
+        if fresh {
+            self.digest.add(seq, id);
+        }
+        fresh
+    }
+
+    /// Whether this is the log that ends at `head` and has this digest: no place more, and no other message anywhere.
+    pub fn is_log(&self, head: u64, digest: Digest) -> bool {
+        self.is_complete(head) && self.last() <= head && self.digest == digest
     }
 
     /// Everything up to `seq` may be missing for a reason that the terminal was told.
@@ -140,8 +177,16 @@ mod tests {
 
     const CALM: Moment = Moment { epoch: 1, calm: true };
 
+    fn id(seq: u64) -> ClientMsgId {
+        ClientMsgId(u128::from(seq).to_be_bytes())
+    }
+
+    fn live(stream: &mut Stream, seq: u64, moment: Moment, own: bool) -> Verdict {
+        stream.live(seq, id(seq), moment, own)
+    }
+
     fn feed(stream: &mut Stream, seqs: &[u64]) -> Vec<Verdict> {
-        seqs.iter().map(|seq| stream.live(*seq, CALM, false)).collect()
+        seqs.iter().map(|seq| live(stream, *seq, CALM, false)).collect()
     }
 
     #[test]
@@ -182,12 +227,13 @@ mod tests {
         let mut stream = Stream::default();
         feed(&mut stream, &[1, 2, 3]);
         let after = Moment { epoch: 2, calm: true };
-        assert_eq!(stream.live(2, after, false), Verdict::Redelivered);
-        assert_eq!(stream.live(3, after, false), Verdict::Redelivered);
-        assert_eq!(stream.live(4, after, false), Verdict::New);
-        assert_eq!(stream.live(4, after, false), Verdict::Doubled);
+        assert_eq!(live(&mut stream, 2, after, false), Verdict::Redelivered);
+        assert_eq!(live(&mut stream, 3, after, false), Verdict::Redelivered);
+        assert_eq!(live(&mut stream, 4, after, false), Verdict::New);
+        assert_eq!(live(&mut stream, 4, after, false), Verdict::Doubled);
         assert_eq!(
-            stream.live(
+            live(
+                &mut stream,
                 4,
                 Moment {
                     epoch: 2,
@@ -211,7 +257,12 @@ mod tests {
                 explained: 3
             }
         );
-        assert!(stream.pulled(2) && stream.pulled(3) && stream.pulled(4) && !stream.pulled(6));
+        assert!(
+            stream.pulled(2, id(2))
+                && stream.pulled(3, id(3))
+                && stream.pulled(4, id(4))
+                && !stream.pulled(6, id(6))
+        );
         assert_eq!(
             stream.holes(6),
             Holes {
@@ -226,9 +277,9 @@ mod tests {
     fn own_messages_are_placed_by_their_acks() {
         let mut stream = Stream::default();
         feed(&mut stream, &[2]);
-        assert!(stream.acked(1));
+        assert!(stream.acked(1, id(1)));
         assert!(stream.is_complete(2));
-        assert_eq!(stream.live(1, CALM, true), Verdict::Redelivered);
+        assert_eq!(live(&mut stream, 1, CALM, true), Verdict::Redelivered);
     }
 
     #[test]
@@ -236,10 +287,32 @@ mod tests {
         let mut stream = Stream::default();
         feed(&mut stream, &[1]);
         stream.excuse(3);
-        stream.pulled(2);
-        stream.pulled(3);
-        assert_eq!(stream.live(2, CALM, false), Verdict::Redelivered);
-        assert_eq!(stream.live(3, CALM, false), Verdict::Redelivered);
-        assert_eq!(stream.live(4, CALM, false), Verdict::New);
+        stream.pulled(2, id(2));
+        stream.pulled(3, id(3));
+        assert_eq!(live(&mut stream, 2, CALM, false), Verdict::Redelivered);
+        assert_eq!(live(&mut stream, 3, CALM, false), Verdict::Redelivered);
+        assert_eq!(live(&mut stream, 4, CALM, false), Verdict::New);
+    }
+
+    #[test]
+    fn the_log_is_told_from_others_however_its_messages_came() {
+        let mut log = Digest::default();
+        (1..=4).for_each(|seq| log.add(seq, id(seq)));
+        let mut stream = Stream::default();
+        feed(&mut stream, &[1, 4, 2]);
+        assert!(!stream.is_log(4, log), "one is missing");
+        stream.pulled(3, id(3));
+        feed(&mut stream, &[2]);
+        assert!(stream.is_log(4, log));
+        assert!(stream.acked(5, id(5)));
+        assert!(!stream.is_log(4, log), "the log does not have the last one");
+        let mut swapped = Stream::default();
+        for (seq, other) in [(1, 1), (2, 3), (3, 2), (4, 4)] {
+            swapped.live(seq, id(other), CALM, false);
+        }
+        assert!(
+            !swapped.is_log(4, log),
+            "two messages stand in each other's place"
+        );
     }
 }

@@ -16,7 +16,7 @@ use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{self, Frame, FrameKind, body, flag, read};
 use corelane_protocol::id::{ConvId, UserId};
 use tungstenite::handshake::server::{Request, Response};
-use tungstenite::protocol::Role;
+use tungstenite::protocol::{CloseFrame, Role};
 use tungstenite::{Message, WebSocket};
 
 /// What the service does with its 200th live message (or send, for the refusal).
@@ -35,6 +35,8 @@ enum Fault {
     Refuse,
     /// Ends a connection.
     HangUp,
+    /// Ends a connection with a code that says not to come back.
+    Kick,
     /// Never answers one send.
     Silence,
 }
@@ -271,6 +273,11 @@ impl Service {
                 let writer = self.writers.get(peer).unwrap().lock().unwrap();
                 return drop(writer.get_ref().shutdown(std::net::Shutdown::Both));
             }
+            Fault::Kick if is_planted => {
+                let mut writer = self.writers.get(peer).unwrap().lock().unwrap();
+                let (code, reason) = (4501.into(), "planted".into());
+                return drop(writer.close(Some(CloseFrame { code, reason })));
+            }
             _ => {}
         }
         self.put_to(peer, &bytes);
@@ -464,6 +471,17 @@ fn a_lost_connection_is_a_fault_unless_reconnecting_is_asked_for() {
     assert_eq!(
         (report.acked, report.counters.offline),
         (report.sent, 0),
+        "{}",
+        report.text()
+    );
+}
+
+#[test]
+fn a_terminal_that_does_not_come_back_is_not_taken_for_complete() {
+    let report = measure(Fault::Kick, &["--reconnect"]);
+    assert_eq!(
+        (report.dropped, report.counters.offline, report.exit_code),
+        (1, 1, 4),
         "{}",
         report.text()
     );

@@ -27,6 +27,7 @@ use self::conn::{Conn, Speaker, Stage};
 use self::echo::Matcher;
 use self::session::Session;
 use crate::clock::ns_of;
+use crate::history::End;
 use crate::ledger::{Entry, Ledger};
 use crate::names::ConvKey;
 use crate::plan::Plan;
@@ -151,8 +152,8 @@ pub struct Worker {
     look_at_ns: u64,
     close_by_ns: u64,
     report_at_ns: u64,
-    /// What terminals still lack: connection, conversation, head.
-    expected: VecDeque<(u32, ConvKey, u64)>,
+    /// What terminals still lack: connection, conversation, its end.
+    expected: VecDeque<(u32, ConvKey, End)>,
     measured: (u64, u64),
     cpu_mark: Option<(u64, u64, u64)>,
     recorder: Recorder,
@@ -311,7 +312,7 @@ impl Worker {
                 self.wake_readers();
             }
             Phase::Settle => self.abandon_unsettled(),
-            Phase::Check => self.expect_heads(),
+            Phase::Check => self.expect_ends(),
             Phase::Repair => self.repair(),
             Phase::Close => {
                 self.plan = None;

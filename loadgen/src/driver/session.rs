@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use corelane_protocol::frame::{self, Frame, FrameError, FrameKind, body, error::ErrorCode, flag, kind};
+use corelane_protocol::id::ClientMsgId;
 use corelane_protocol::ws::header::{Opcode, client_frame};
 
 use super::Env;
@@ -280,7 +281,8 @@ impl Session {
             .faults
             .moment(env.now_ns, self.own_faults.0, self.own_faults.1);
         let own = env.shared.names.user_index(&message.sender) == Some(self.me);
-        let verdict = self.stream(conv, env).live(message.seq.to_native(), moment, own);
+        let (seq, id) = (message.seq.to_native(), ClientMsgId(message.client_msg_id));
+        let verdict = self.stream(conv, env).live(seq, id, moment, own);
         match verdict {
             Verdict::New | Verdict::Late => {}
             Verdict::Redelivered => env.tally.redelivered += 1,
@@ -329,19 +331,21 @@ impl Session {
         }
         let seq = ack.seq.to_native();
         env.tally.acked += 1;
-        self.stream(send.conv, env).acked(seq);
         let (from, to) = env.measured;
         if (from..to).contains(&send.due_ns) {
             env.recorder.due_to_ack.record_ns(send.due_ns, env.now_ns);
         }
         let head = env.acked_heads.entry(send.conv).or_insert(0);
         *head = (*head).max(seq);
-        if let Some(entry) = env.ledger.entry_mut(send.place) {
-            entry.outcome = Outcome::Acked(seq);
-            if env.shared.ack_file.is_some() {
-                env.acked.push(*entry);
-            }
+        let Some(entry) = env.ledger.entry_mut(send.place) else {
+            return Ok(());
+        };
+        entry.outcome = Outcome::Acked(seq);
+        let entry = *entry;
+        if env.shared.ack_file.is_some() {
+            env.acked.push(entry);
         }
+        self.stream(send.conv, env).acked(seq, entry.id);
         Ok(())
     }
 
@@ -421,7 +425,7 @@ impl Session {
             }
             let seq = message.seq.to_native();
             let stream = self.stream(conv, env);
-            if stream.pulled(seq) && !stream.is_excused(seq) {
+            if stream.pulled(seq, ClientMsgId(message.client_msg_id)) && !stream.is_excused(seq) {
                 env.tally.repaired += 1;
             }
         }

@@ -186,40 +186,48 @@ impl Worker {
     }
 
     /// Works out what every terminal should have.
-    pub(super) fn expect_heads(&mut self) {
-        let heads = self.shared.heads();
+    pub(super) fn expect_ends(&mut self) {
+        let ends = self.shared.ends();
         let (threads, own) = (self.shared.options.threads, self.conns.len());
         let place_of = |index: u32| {
             let place = index / threads;
             (index % threads == self.thread && (place as usize) < own).then_some(place)
         };
         let mut expected = std::collections::VecDeque::new();
-        for (conv, head) in heads.iter() {
+        for (conv, end) in ends.iter() {
             if let Some((small, large)) = conv.users() {
                 expected.extend(
                     [small, large]
                         .into_iter()
                         .filter_map(place_of)
-                        .map(|place| (place, *conv, *head)),
+                        .map(|place| (place, *conv, *end)),
                 );
             } else if let Some(group) = conv.group_index() {
                 let members = self.shared.groups.members(group).filter_map(place_of);
-                expected.extend(members.map(|place| (place, *conv, *head)));
+                expected.extend(members.map(|place| (place, *conv, *end)));
             }
         }
         self.expected = expected;
     }
 
-    /// Whether every terminal that can has everything. Terminals that are gone for good are not waited for.
+    /// Whether every terminal is online and has everything. Terminals that are gone for good are not waited for. What
+    /// is complete is compared with the log.
     pub(super) fn is_complete(&mut self) -> bool {
         let mut expected = std::mem::take(&mut self.expected);
         let mut at = 0;
-        while let Some((place, conv, head)) = expected.get(at).copied() {
+        while let Some((place, conv, end)) = expected.get(at).copied() {
             let Some(conn) = self.conns.get_mut(place as usize) else {
                 break;
             };
             let is_done = match &mut conn.speaker {
-                Speaker::User(session) => session.stream(conv, &env!(self)).is_complete(head),
+                Speaker::User(session) => {
+                    let env = env!(self);
+                    let stream = session.stream(conv, &env);
+                    let is_done = stream.is_complete(end.head);
+                    let differs = end.digest.is_some_and(|digest| !stream.is_log(end.head, digest));
+                    env.tally.differing += u64::from(is_done && differs);
+                    is_done
+                }
                 Speaker::Echo(..) => true,
             };
             if is_done || conn.stage == Stage::Gone {
@@ -234,7 +242,8 @@ impl Worker {
         }
         let is_complete = expected.is_empty();
         self.expected = expected;
-        is_complete
+        let is_settled = |conn: &Conn| matches!(conn.stage, Stage::Ready | Stage::Gone);
+        is_complete && self.conns.iter().all(is_settled)
     }
 
     /// Whether every terminal that is online has fetched what it asked for.
@@ -249,7 +258,7 @@ impl Worker {
     pub(super) fn repair(&mut self) {
         let expected = std::mem::take(&mut self.expected);
         let mut listed = Vec::new();
-        for (place, conv, head) in &expected {
+        for (place, conv, end) in &expected {
             let Some(conn) = self.conns.get_mut(*place as usize) else {
                 continue;
             };
@@ -257,7 +266,7 @@ impl Worker {
             let Speaker::User(session) = &mut conn.speaker else {
                 continue;
             };
-            let holes = session.stream(*conv, &env).holes(*head);
+            let holes = session.stream(*conv, &env).holes(end.head);
             if stage == Stage::Ready && holes.lost + holes.explained > 0 {
                 env.tally.lost += holes.lost;
                 session.repair(*conv);
@@ -278,7 +287,7 @@ impl Worker {
             .filter(|conn| conn.stage != Stage::Ready)
             .count() as u64;
         let expected = std::mem::take(&mut self.expected);
-        for (place, conv, head) in &expected {
+        for (place, conv, end) in &expected {
             let Some(conn) = self.conns.get_mut(*place as usize) else {
                 continue;
             };
@@ -287,7 +296,7 @@ impl Worker {
                 && stage == Stage::Ready
             {
                 let stream = session.stream(*conv, &env);
-                let holes = stream.holes(*head);
+                let holes = stream.holes(end.head);
                 env.tally.missing += holes.lost + holes.explained;
             }
         }
