@@ -323,3 +323,5 @@ impl Gateway {
 }
 
 pub mod client;
+pub mod load;
+pub mod proxy;
