@@ -122,6 +122,7 @@ impl RouterCore {
             outputs.push(Output::ClearOutbox(vec![outbox]));
             return;
         }
+        self.metrics.recovered += stored.len() as u64;
         self.enqueue_publication(lane, Publication::new(outbox, stored), outputs);
     }
 
@@ -315,6 +316,12 @@ impl RouterCore {
                 continue;
             }
             let number = self.outbox.next_number(boot, partition);
+            self.metrics.records += 1;
+            self.metrics.record_messages += stored.len() as u64;
+            let named = stored
+                .iter()
+                .map(|each| conns.len() - usize::from(conns.contains(&except(each))));
+            self.metrics.record_deliveries += named.sum::<usize>() as u64;
             let record = BusRecord {
                 version: BUS_VERSION,
                 class: class::STORED,
@@ -345,7 +352,6 @@ impl RouterCore {
             let record: Arc<[u8]> = Arc::from(frame::archive(&record).as_slice());
             self.outbox
                 .sent(boot, partition, number, outbox, Arc::clone(&record));
-            self.metrics.records += 1;
             let stamp = stored
                 .iter()
                 .map(|each| each.stamp)

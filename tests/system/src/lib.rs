@@ -159,10 +159,11 @@ pub struct Ports {
     ws: u16,
     http: u16,
     link: u16,
+    admin: u16,
 }
 
 impl Ports {
-    /// Three that are free now and stay so while nobody listens on them: below every range that connections get theirs
+    /// Four that are free now and stay so while nobody listens on them: below every range that connections get theirs
     /// from.
     ///
     /// # Panics
@@ -183,11 +184,49 @@ impl Ports {
             ws: free(),
             http: free(),
             link: free(),
+            admin: free(),
         }
     }
 }
 
-/// A gateway with everything embedded.
+/// A router in a process of its own.
+#[derive(Debug)]
+pub struct Router {
+    /// The process.
+    pub process: Running,
+    /// Base URL of its HTTP API and metrics.
+    pub http: String,
+}
+
+impl Router {
+    /// Starts one with its data in `data`.
+    ///
+    /// # Panics
+    ///
+    /// If it is not ready in time.
+    pub fn start(data: &Path, ports: &Ports) -> Self {
+        let mut command = Command::new(binary("corelane-router"));
+        command
+            .env("CORELANE__STORE__DATA_DIR", data)
+            .env(
+                "CORELANE__ROUTER__HTTP_LISTEN",
+                format!("127.0.0.1:{}", ports.http),
+            )
+            .env(
+                "CORELANE__ROUTER__LINK_LISTEN",
+                format!("127.0.0.1:{}", ports.link),
+            )
+            .env("CORELANE__LOG__LEVEL", "warn");
+        let process = Running::start(&mut command);
+        let http = format!("http://127.0.0.1:{}", ports.http);
+        wait_for("a router that is ready", READY, || {
+            ureq::get(format!("{http}/readyz")).call().ok()
+        });
+        Self { process, http }
+    }
+}
+
+/// A gateway, as a rule with everything embedded.
 #[derive(Debug)]
 pub struct Gateway {
     /// The process.
@@ -196,7 +235,7 @@ pub struct Gateway {
     pub ws_url: String,
     /// WebSocket address.
     pub ws: SocketAddr,
-    /// Base URL of the HTTP API.
+    /// Base URL of the HTTP API; of the gateway's own metrics, if its router is another process.
     pub http: String,
     /// Data directory.
     pub data: PathBuf,
@@ -223,6 +262,21 @@ impl Gateway {
             format!("gateway.listen=127.0.0.1:{}", ports.ws),
             format!("router.http_listen=127.0.0.1:{}", ports.http),
             format!("router.link_listen=127.0.0.1:{}", ports.link),
+        ];
+        Self::start(data, &keys.each_ref().map(String::as_str))
+    }
+
+    /// Starts one whose router is another process ([`Router::start`]), on these ports.
+    ///
+    /// # Panics
+    ///
+    /// If it is not ready in time.
+    pub fn start_beside_router(data: &Path, ports: &Ports) -> Self {
+        let keys = [
+            format!("gateway.listen=127.0.0.1:{}", ports.ws),
+            format!("admin.listen=127.0.0.1:{}", ports.admin),
+            "router.embedded=false".to_owned(),
+            format!("router.seeds=127.0.0.1:{}", ports.link),
         ];
         Self::start(data, &keys.each_ref().map(String::as_str))
     }
@@ -269,7 +323,7 @@ impl Gateway {
             process,
             ws_url,
             ws,
-            http: field("http"),
+            http: field(if line.contains(" http=") { "http" } else { "admin" }),
             data: data.to_owned(),
         }
     }
@@ -324,4 +378,5 @@ impl Gateway {
 
 pub mod client;
 pub mod load;
+pub mod metrics;
 pub mod proxy;
