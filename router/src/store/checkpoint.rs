@@ -2,17 +2,21 @@
 //!
 //! The first step runs on a thread of its own beside the commits and moves what was in the log when it began: nearly
 //! all of it. The second is the writer's, between two commits: it moves what came meanwhile, and as nothing is left
-//! then, the log starts over and does not grow. Owns a connection; one checkpoint at a time.
+//! then, the log starts over and does not grow. Owns a connection; one checkpoint at a time. Knows when the first step
+//! last ran, because it keeps the disk busy that commits wait for.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
 use super::StoreError;
 use super::readers::spawn;
 use super::schema::{self, Durability, failed};
+use crate::clock::Clock;
 
 /// The thread of the first step.
 #[derive(Debug)]
@@ -21,6 +25,22 @@ pub(super) struct Checkpointer {
     done: Receiver<Result<(), StoreError>>,
     thread: Option<thread::JoinHandle<()>>,
     state: State,
+    last: Arc<Mutex<Span>>,
+}
+
+/// When the first step ran. Commits see at most one: the next begins after another commit only.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    began: Duration,
+    /// `None` while it runs.
+    ended: Option<Duration>,
+}
+
+impl Span {
+    fn within(self, from: Duration, to: Duration) -> Duration {
+        let ended = self.ended.unwrap_or(to).min(to);
+        ended.saturating_sub(self.began.max(from))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,13 +56,24 @@ impl Checkpointer {
     /// # Errors
     ///
     /// [`StoreError::Open`], or [`StoreError::Failed`] if there is no thread to be had.
-    pub(super) fn open(path: &Path, durability: Durability) -> Result<Self, StoreError> {
+    pub(super) fn open(path: &Path, durability: Durability, clock: Clock) -> Result<Self, StoreError> {
         let db = schema::open_checkpointer(path, durability)?;
         let (wanted, wishes) = channel();
         let (answers, done) = channel();
+        let last = Arc::new(Mutex::new(Span {
+            began: Duration::ZERO,
+            ended: Some(Duration::ZERO),
+        }));
+        let running = Arc::clone(&last);
+        let note = move |span| *running.lock().unwrap_or_else(PoisonError::into_inner) = span;
         let thread = spawn("store-checkpoint", move || {
             while wishes.recv().is_ok() {
-                if answers.send(passive(&db)).is_err() {
+                let began = clock.now().mono;
+                note(Span { began, ended: None });
+                let outcome = passive(&db);
+                let ended = Some(clock.now().mono);
+                note(Span { began, ended });
+                if answers.send(outcome).is_err() {
                     return;
                 }
             }
@@ -52,7 +83,14 @@ impl Checkpointer {
             done,
             thread: Some(thread),
             state: State::Idle,
+            last,
         })
+    }
+
+    /// How long the first step ran between two moments, of which the second is not in the future.
+    pub(super) fn ran_within(&self, from: Duration, to: Duration) -> Duration {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.within(from, to)
     }
 
     /// Whether the second step is due. Starts the first one if it was not.
@@ -122,5 +160,27 @@ fn run(db: &Connection, sql: &str) -> Result<(), StoreError> {
     match outcome.map_err(failed) {
         Ok(()) | Err(StoreError::Full(_)) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ran_beside_a_commit_is_what_both_have_in_common() {
+        let at = Duration::from_millis;
+        let ended = Span {
+            began: at(10),
+            ended: Some(at(30)),
+        };
+        for (from, to, common) in [(0, 5, 0), (0, 15, 5), (12, 20, 8), (20, 90, 10), (40, 90, 0)] {
+            assert_eq!(ended.within(at(from), at(to)), at(common), "{from} to {to}");
+        }
+        let runs = Span {
+            began: at(10),
+            ended: None,
+        };
+        assert_eq!(runs.within(at(0), at(50)), at(40));
     }
 }

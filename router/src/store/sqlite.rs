@@ -160,7 +160,7 @@ impl SqliteStore {
             clock: options.clock,
             log_pages,
             witness,
-            checkpointer: Checkpointer::open(&path, options.durability)?,
+            checkpointer: Checkpointer::open(&path, options.durability, options.clock)?,
             durability: options.durability,
             commits: commits.max(seen),
             outbox,
