@@ -2,6 +2,21 @@
 //!
 //! Counters of the core are copied after each turn; latencies come from sampled messages and from every commit.
 //! Nothing here waits and nothing grows.
+//!
+//! Counters of stages agree with the number of messages. For a router and all gateways linked to it since they started,
+//! while nothing is on its way (gateways leave their counters four times a second):
+//!
+//! ```text
+//! forward + sends over HTTP = persist + repeated + refused (+ what a lost link took with it)
+//! admit   = persist + repeated + what was refused after it was admitted
+//! persist = new messages of the log
+//! locate  = persist + recovered
+//! publish = locate
+//! consume = bus messages: a message counts once per gateway where it has a receiver
+//! deliver = bus deliveries - missed - gone: a message counts once per connection that is to get it
+//! ```
+//!
+//! In a calm run of N messages between users who are both online, at one terminal each, every one of them is N.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -156,6 +171,7 @@ fn render_stages(shared: &Shared, core: &RouterMetrics, into: &mut String) {
     let name = "corelane_stage_messages_total";
     describe(into, name, "counter", "Messages that passed a stage.");
     for (stage, count) in [
+        ("admit", core.admitted),
         ("persist", core.persisted),
         ("locate", core.located),
         ("publish", core.published),
@@ -188,11 +204,6 @@ fn render_stages(shared: &Shared, core: &RouterMetrics, into: &mut String) {
 fn render_counters(shared: &Shared, core: &RouterMetrics, into: &mut String) {
     let store = shared.store.stats();
     let counters = [
-        (
-            "corelane_router_admitted_total",
-            "Sends taken into the queue of their lane.",
-            core.admitted,
-        ),
         ("corelane_router_refused_total", "Sends refused.", core.refused),
         (
             "corelane_router_repeated_total",
@@ -205,9 +216,24 @@ fn render_counters(shared: &Shared, core: &RouterMetrics, into: &mut String) {
             core.unknown,
         ),
         (
+            "corelane_router_recovered_total",
+            "Messages that an earlier life had stored and may not have published.",
+            core.recovered,
+        ),
+        (
             "corelane_router_bus_records_total",
             "Bus records published.",
             core.records,
+        ),
+        (
+            "corelane_router_bus_messages_total",
+            "Messages in them: each once per gateway where it has a receiver.",
+            core.record_messages,
+        ),
+        (
+            "corelane_router_bus_deliveries_total",
+            "Deliveries that they ask for: each message once per connection that is to get it.",
+            core.record_deliveries,
         ),
         (
             "corelane_router_bus_republished_total",

@@ -13,7 +13,7 @@
 use std::borrow::Cow;
 
 use corelane_protocol::arena::Span;
-use corelane_protocol::bus::{ArchivedBusRecord, ArchivedReceivers};
+use corelane_protocol::bus::{ArchivedBusFrame, ArchivedBusRecord, ArchivedReceivers};
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{self, FrameKind, body};
 use corelane_protocol::id::ConnId;
@@ -63,6 +63,11 @@ pub(crate) fn kind_of(frame: &[u8]) -> u16 {
     frame.first_chunk().map_or(0, |kind| u16::from_le_bytes(*kind))
 }
 
+/// Whether a frame is a message that this connection is to get.
+fn is_message_for(id: ConnId, frame: &ArchivedBusFrame) -> bool {
+    frame.receivers.include(id.0) && kind_of(&frame.frame) == FrameKind::Message as u16
+}
+
 /// Reference of a frame, from its header.
 pub(crate) fn reference_of(frame: &[u8]) -> u32 {
     frame
@@ -82,6 +87,8 @@ impl Shard {
                 for conn in conns.iter().map(|conn| conn.to_native()) {
                     let id = ConnId(conn);
                     if id.shard() == self.number && !self.deliver_to(id, record, &mut encoded) {
+                        let messages = record.frames.iter().filter(|frame| is_message_for(id, frame));
+                        self.metrics.deliver_messages_gone += messages.count() as u64;
                         gone.push(conn);
                     }
                 }
@@ -118,16 +125,17 @@ impl Shard {
             if !frame.receivers.include(id.0) {
                 continue;
             }
-            let is_message = kind_of(&frame.frame) == FrameKind::Message as u16;
+            let is_message = is_message_for(id, frame);
             let place = is_message.then(|| (record.conv.as_slice(), frame.seq.to_native()));
             if welcome {
                 let span = encoded.span(is_json, &frame.frame, &mut self.arenas);
-                if span.is_some_and(|span| self.queue_shared(id, lane, &span, place)) {
-                    self.metrics.deliver_messages += u64::from(is_message);
-                }
+                let is_queued = span.is_some_and(|span| self.queue_shared(id, lane, &span, place));
+                self.metrics.deliver_messages += u64::from(is_message && is_queued);
+                self.metrics.deliver_messages_missed += u64::from(is_message && !is_queued);
             } else if kind_of(&frame.frame) == FrameKind::PullRequired as u16 {
                 self.miss_unknown(id);
             } else {
+                self.metrics.deliver_messages_missed += u64::from(is_message);
                 self.miss(id, place);
             }
         }

@@ -1,6 +1,7 @@
 //! What a shard counts: plain numbers, one per thing that can happen, named by stage.
 //!
-//! Owns nothing else. The shell copies them out now and then and gives them their Prometheus form.
+//! Owns nothing else. The shell copies them out now and then and gives them their Prometheus form. How the counters of the
+//! stages agree with the number of messages stands in `router/src/metrics.rs`.
 
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])* $kind:ident $name:ident;)*) => {
@@ -96,6 +97,10 @@ metrics! {
     counter deliver_frames;
     /// `Message` frames queued to connections.
     counter deliver_messages;
+    /// `Message` frames not queued because their connection was demoted or not yet welcome.
+    counter deliver_messages_missed;
+    /// `Message` frames for connections that were gone.
+    counter deliver_messages_gone;
     /// Payload frames dropped because their connection was demoted or not yet welcome.
     counter deliver_dropped;
     /// Transient frames dropped because the queue was half full.

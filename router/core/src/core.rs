@@ -29,12 +29,18 @@ pub struct RouterMetrics {
     pub commits: u64,
     /// Commits whose outcome is not known.
     pub unknown: u64,
+    /// Messages that an earlier life had stored and may not have published.
+    pub recovered: u64,
     /// Messages whose receivers were looked up.
     pub located: u64,
     /// Messages published, or found to have nobody online.
     pub published: u64,
     /// Bus records published.
     pub records: u64,
+    /// Messages in them: each once per gateway where it has a receiver.
+    pub record_messages: u64,
+    /// Deliveries that they ask for: each message once per connection that is to get it.
+    pub record_deliveries: u64,
     /// Bus records published again under their number.
     pub republished: u64,
     /// Outbox rows cleared.

@@ -117,6 +117,7 @@ impl RouterCore {
             outputs.push(Output::ClearOutbox(vec![outbox]));
             return;
         }
+        self.metrics.recovered += stored.len() as u64;
         self.enqueue_publication(lane, Publication::new(outbox, stored), outputs);
     }
 
@@ -307,11 +308,17 @@ impl RouterCore {
                     .filter(|(owner, _)| *owner == boot)
                     .map(|(_, conn)| conn)
             };
-            let is_for_nobody = |each| except(each).is_some_and(|sender| conns.contains(&sender));
-            if conns.len() == 1 && stored.iter().all(is_for_nobody) {
+            let is_for_sender = |each: &Stored| except(each).is_some_and(|sender| conns.contains(&sender));
+            if conns.len() == 1 && stored.iter().all(is_for_sender) {
                 continue;
             }
             let number = self.outbox.next_number(boot, partition);
+            self.metrics.records += 1;
+            self.metrics.record_messages += stored.len() as u64;
+            let named = stored
+                .iter()
+                .map(|each| conns.len() - usize::from(is_for_sender(each)));
+            self.metrics.record_deliveries += named.sum::<usize>() as u64;
             let record = BusRecord {
                 class: class::STORED,
                 priority: 2,
@@ -341,7 +348,6 @@ impl RouterCore {
             let record: Arc<[u8]> = Arc::from(record.encode());
             self.outbox
                 .sent(boot, partition, number, outbox, Arc::clone(&record));
-            self.metrics.records += 1;
             let stamp = stored
                 .iter()
                 .map(|each| each.stamp)

@@ -7,19 +7,22 @@
 //!
 //! `SQLite` syncs the database only in the checkpoint that moves the last page, which is the writer's. So the thread syncs
 //! it after each pass, by a descriptor of its own ([`DatabaseFile`]), and the writer's sync finds little to do. Owns a
-//! connection; one checkpoint at a time.
+//! connection; one checkpoint at a time. Knows when the first step last ran, because it keeps the disk busy that commits
+//! wait for.
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
 use super::StoreError;
 use super::readers::spawn;
 use super::schema::{self, Durability, failed};
+use crate::clock::Clock;
 
 /// The writer moves so many pages itself: two syncs of about 1 MB.
 const REST_PAGES_MAX: i64 = 256;
@@ -59,6 +62,22 @@ pub(super) struct Checkpointer {
     thread: Option<thread::JoinHandle<()>>,
     state: State,
     passes: u32,
+    last: Arc<Mutex<Span>>,
+}
+
+/// When the first step ran. Commits see at most one: the next begins after another commit only.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    began: Duration,
+    /// `None` while it runs.
+    ended: Option<Duration>,
+}
+
+impl Span {
+    fn within(self, from: Duration, to: Duration) -> Duration {
+        let ended = self.ended.unwrap_or(to).min(to);
+        ended.saturating_sub(self.began.max(from))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,13 +93,28 @@ impl Checkpointer {
     /// # Errors
     ///
     /// [`StoreError::Open`], or [`StoreError::Failed`] if there is no thread to be had.
-    pub(super) fn open(path: &Path, file: DatabaseFile, durability: Durability) -> Result<Self, StoreError> {
+    pub(super) fn open(
+        path: &Path,
+        file: DatabaseFile,
+        durability: Durability,
+        clock: Clock,
+    ) -> Result<Self, StoreError> {
         let db = schema::open_checkpointer(path, durability)?;
         let (wanted, wishes) = channel();
         let (answers, done) = channel();
+        let last = Arc::new(Mutex::new(Span {
+            began: Duration::ZERO,
+            ended: Some(Duration::ZERO),
+        }));
+        let running = Arc::clone(&last);
+        let note = move |span| *running.lock().unwrap_or_else(PoisonError::into_inner) = span;
         let thread = spawn("store-checkpoint", move || {
             while wishes.recv().is_ok() {
+                let began = clock.now().mono;
+                note(Span { began, ended: None });
                 let moved = passive(&db).and_then(|moved| file.sync().map(|()| moved));
+                let ended = Some(clock.now().mono);
+                note(Span { began, ended });
                 if answers.send(moved).is_err() {
                     return;
                 }
@@ -92,7 +126,14 @@ impl Checkpointer {
             thread: Some(thread),
             state: State::Idle,
             passes: 0,
+            last,
         })
+    }
+
+    /// How long the first step ran between two moments, of which the second is not in the future.
+    pub(super) fn ran_within(&self, from: Duration, to: Duration) -> Duration {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.within(from, to)
     }
 
     /// Whether the second step is due, with `log_pages` in the log. Starts the first one if it was not.
@@ -172,5 +213,27 @@ fn run(db: &Connection, sql: &str) -> Result<i64, StoreError> {
         Ok(moved) => Ok(moved),
         Err(StoreError::Full(_)) => Ok(0),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ran_beside_a_commit_is_what_both_have_in_common() {
+        let at = Duration::from_millis;
+        let ended = Span {
+            began: at(10),
+            ended: Some(at(30)),
+        };
+        for (from, to, common) in [(0, 5, 0), (0, 15, 5), (12, 20, 8), (20, 90, 10), (40, 90, 0)] {
+            assert_eq!(ended.within(at(from), at(to)), at(common), "{from} to {to}");
+        }
+        let runs = Span {
+            began: at(10),
+            ended: None,
+        };
+        assert_eq!(runs.within(at(0), at(50)), at(40));
     }
 }

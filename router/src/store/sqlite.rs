@@ -164,7 +164,7 @@ impl SqliteStore {
             clock: options.clock,
             log_pages,
             witness,
-            checkpointer: Checkpointer::open(&path, file.clone(), options.durability)?,
+            checkpointer: Checkpointer::open(&path, file.clone(), options.durability, options.clock)?,
             durability: options.durability,
             commits: commits.max(seen),
             outbox,

@@ -1,7 +1,7 @@
 //! How long commits take, and where the time goes.
 //!
-//! Owns histograms since the start. A commit over [`SLOW_COMMIT`] is logged with its stages and with the checkpoint
-//! it waited for.
+//! Owns histograms since the start. A commit over [`SLOW_COMMIT`] is logged with its stages and with the checkpoint that
+//! it waited for or that ran beside it: at most [`LINES_PER_SECOND`], the next line counts those left out.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +10,8 @@ use hdrhistogram::Histogram;
 
 /// A commit that takes longer is logged.
 pub const SLOW_COMMIT: Duration = Duration::from_millis(50);
+/// Most of them that are logged in a second; all are counted.
+pub const LINES_PER_SECOND: u32 = 10;
 
 /// One commit, by stages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,15 +28,10 @@ pub struct CommitTiming {
     pub messages: u64,
     /// Batches joined.
     pub batches: u64,
-    /// How much of `waited` a checkpoint took.
-    pub checkpoint: Duration,
-}
-
-impl CommitTiming {
-    /// Whether it waited for a checkpoint.
-    pub fn checkpointed(&self) -> bool {
-        !self.checkpoint.is_zero()
-    }
+    /// How much of `waited` the writer's own step of a checkpoint took.
+    pub checkpoint_waited: Duration,
+    /// How long the other step ran beside it, on the same disk.
+    pub checkpoint_beside: Duration,
 }
 
 /// How commits went since the start: totals.
@@ -84,16 +81,40 @@ impl Default for CommitHistograms {
     }
 }
 
+/// Which slow commits are logged.
+#[derive(Debug, Default)]
+struct LogPace {
+    second: u64,
+    lines: u32,
+    left_out: u64,
+}
+
+impl LogPace {
+    /// Whether a commit that ended at `now` is logged; if so, how many before it were not.
+    fn take(&mut self, now: Duration) -> Option<u64> {
+        if now.as_secs() != self.second {
+            (self.second, self.lines) = (now.as_secs(), 0);
+        }
+        if self.lines >= LINES_PER_SECOND {
+            self.left_out += 1;
+            return None;
+        }
+        self.lines += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
 /// The statistics, shared between the writer and who reads them.
 #[derive(Debug, Default)]
-pub(super) struct Timings(Mutex<(CommitStats, CommitHistograms)>);
+pub(super) struct Timings(Mutex<(CommitStats, CommitHistograms, LogPace)>);
 
 impl Timings {
-    pub(super) fn committed(&self, timing: &CommitTiming) {
+    /// A commit ended at `now`.
+    pub(super) fn committed(&self, timing: &CommitTiming, now: Duration) {
         let slow = timing.total > SLOW_COMMIT;
-        {
+        let left_out = {
             let mut locked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let (stats, histograms) = &mut *locked;
+            let (stats, histograms, pace) = &mut *locked;
             stats.commits += 1;
             stats.messages += timing.messages;
             stats.slow += u64::from(slow);
@@ -103,17 +124,19 @@ impl Timings {
             histograms.write_us.saturating_record(micros(timing.write));
             histograms.fsync_us.saturating_record(micros(timing.fsync));
             histograms.total_us.saturating_record(micros(timing.total));
-        }
-        if slow {
+            if slow { pace.take(now) } else { None }
+        };
+        if let Some(left_out) = left_out {
             tracing::warn!(
                 total_us = micros(timing.total),
                 waited_us = micros(timing.waited),
                 write_us = micros(timing.write),
                 fsync_us = micros(timing.fsync),
-                checkpoint_us = micros(timing.checkpoint),
-                checkpointed = timing.checkpointed(),
+                checkpoint_waited_us = micros(timing.checkpoint_waited),
+                checkpoint_beside_us = micros(timing.checkpoint_beside),
                 messages = timing.messages,
                 batches = timing.batches,
+                left_out,
                 "slow commit"
             );
         }
@@ -121,7 +144,7 @@ impl Timings {
 
     pub(super) fn checkpointed(&self, took: Duration) {
         let mut locked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (stats, histograms) = &mut *locked;
+        let (stats, histograms, _) = &mut *locked;
         stats.checkpoints += 1;
         stats.checkpoint_us += micros(took);
         histograms.checkpoint_us.saturating_record(micros(took));
@@ -138,4 +161,23 @@ impl Timings {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_slow_commits_of_a_second_are_logged_and_the_next_line_counts_the_rest() {
+        let mut pace = LogPace::default();
+        let at = Duration::from_millis;
+        assert_eq!(
+            (0..25)
+                .filter_map(|ms| pace.take(at(5_000 + ms)))
+                .collect::<Vec<_>>(),
+            [0; 10]
+        );
+        assert_eq!(pace.take(at(6_000)), Some(15));
+        assert_eq!(pace.take(at(6_001)), Some(0));
+    }
 }

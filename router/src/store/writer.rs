@@ -382,15 +382,17 @@ impl Writer {
             }
         }
         let Some(arrived) = arrived else { return };
-        self.shared.timings.committed(&CommitTiming {
+        let timing = CommitTiming {
             waited: started.saturating_sub(arrived),
             write: outcome.written.saturating_sub(started),
             fsync: outcome.ended.saturating_sub(outcome.written),
             total: outcome.ended.saturating_sub(arrived),
             messages: outcome.messages,
             batches: joined,
-            checkpoint: checkpoint.ended.saturating_sub(checkpoint.began.max(arrived)),
-        });
+            checkpoint_waited: checkpoint.ended.saturating_sub(checkpoint.began.max(arrived)),
+            checkpoint_beside: self.checkpointer.ran_within(arrived, outcome.ended),
+        };
+        self.shared.timings.committed(&timing, outcome.ended);
     }
 
     /// Moves the log into the database when it has grown, in two steps ([`Checkpointer`]); above the log's bound, waits for readers so that it starts

@@ -476,7 +476,7 @@ impl World {
 
     /// A record for every partition, so that a gateway without sessions, too, sees a number behind what was lost.
     pub(crate) fn call_all_partitions(&mut self) {
-        let (class, priority) = (corelane_protocol::bus::class::TRANSIENT, 3);
+        let (class, priority) = (bus::class::TRANSIENT, 3);
         let sender = self.users[0].clone();
         for (boot, partition) in self.topics.keys().copied().collect::<Vec<_>>() {
             let is_there = |conv: &&ConvId| partition_of(APP, conv, PARTITIONS) == partition;

@@ -4,9 +4,10 @@
 //! built into. A test that finds none fails and says what to build.
 
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -152,7 +153,80 @@ impl Drop for Running {
     }
 }
 
-/// A gateway with everything embedded.
+/// Ports that stay the same over the lives of what listens on them.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    ws: u16,
+    http: u16,
+    link: u16,
+    admin: u16,
+}
+
+impl Ports {
+    /// Four that are free now and stay so while nobody listens on them: below every range that connections get theirs
+    /// from.
+    ///
+    /// # Panics
+    ///
+    /// Never: all of them are below 10,000.
+    pub fn find() -> Self {
+        const FIRST: u32 = 2_000;
+        const COUNT: u32 = 8_000;
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let free = || loop {
+            let at = std::process::id().wrapping_mul(61) + NEXT.fetch_add(1, Ordering::Relaxed);
+            let port = u16::try_from(FIRST + at % COUNT).expect("below 10,000");
+            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                return port;
+            }
+        };
+        Self {
+            ws: free(),
+            http: free(),
+            link: free(),
+            admin: free(),
+        }
+    }
+}
+
+/// A router in a process of its own.
+#[derive(Debug)]
+pub struct Router {
+    /// The process.
+    pub process: Running,
+    /// Base URL of its HTTP API and metrics.
+    pub http: String,
+}
+
+impl Router {
+    /// Starts one with its data in `data`.
+    ///
+    /// # Panics
+    ///
+    /// If it is not ready in time.
+    pub fn start(data: &Path, ports: &Ports) -> Self {
+        let mut command = Command::new(binary("corelane-router"));
+        command
+            .env("CORELANE__STORE__DATA_DIR", data)
+            .env(
+                "CORELANE__ROUTER__HTTP_LISTEN",
+                format!("127.0.0.1:{}", ports.http),
+            )
+            .env(
+                "CORELANE__ROUTER__LINK_LISTEN",
+                format!("127.0.0.1:{}", ports.link),
+            )
+            .env("CORELANE__LOG__LEVEL", "warn");
+        let process = Running::start(&mut command);
+        let http = format!("http://127.0.0.1:{}", ports.http);
+        wait_for("a router that is ready", READY, || {
+            ureq::get(format!("{http}/readyz")).call().ok()
+        });
+        Self { process, http }
+    }
+}
+
+/// A gateway, as a rule with everything embedded.
 #[derive(Debug)]
 pub struct Gateway {
     /// The process.
@@ -161,7 +235,7 @@ pub struct Gateway {
     pub ws_url: String,
     /// WebSocket address.
     pub ws: SocketAddr,
-    /// Base URL of the HTTP API.
+    /// Base URL of the HTTP API; of the gateway's own metrics, if its router is another process.
     pub http: String,
     /// Data directory.
     pub data: PathBuf,
@@ -176,6 +250,35 @@ impl Gateway {
     pub fn start(data: &Path, set: &[&str]) -> Self {
         let mut command = Self::command(data, set);
         Self::from(Running::start(&mut command), data)
+    }
+
+    /// Starts one with everything embedded on these ports.
+    ///
+    /// # Panics
+    ///
+    /// If it is not ready in time.
+    pub fn start_on(data: &Path, ports: &Ports) -> Self {
+        let keys = [
+            format!("gateway.listen=127.0.0.1:{}", ports.ws),
+            format!("router.http_listen=127.0.0.1:{}", ports.http),
+            format!("router.link_listen=127.0.0.1:{}", ports.link),
+        ];
+        Self::start(data, &keys.each_ref().map(String::as_str))
+    }
+
+    /// Starts one whose router is another process ([`Router::start`]), on these ports.
+    ///
+    /// # Panics
+    ///
+    /// If it is not ready in time.
+    pub fn start_beside_router(data: &Path, ports: &Ports) -> Self {
+        let keys = [
+            format!("gateway.listen=127.0.0.1:{}", ports.ws),
+            format!("admin.listen=127.0.0.1:{}", ports.admin),
+            "router.embedded=false".to_owned(),
+            format!("router.seeds=127.0.0.1:{}", ports.link),
+        ];
+        Self::start(data, &keys.each_ref().map(String::as_str))
     }
 
     /// The command of [`Self::start`], to be changed before it is started.
@@ -220,7 +323,7 @@ impl Gateway {
             process,
             ws_url,
             ws,
-            http: field("http"),
+            http: field(if line.contains(" http=") { "http" } else { "admin" }),
             data: data.to_owned(),
         }
     }
@@ -274,3 +377,6 @@ impl Gateway {
 }
 
 pub mod client;
+pub mod load;
+pub mod metrics;
+pub mod proxy;

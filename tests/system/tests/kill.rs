@@ -1,11 +1,11 @@
-//! kill -9 in the middle of traffic: what was acknowledged is there, once, in order.
+//! kill -9: what was acknowledged is there, once, in order, and the next life may begin at once.
 #![expect(clippy::indexing_slicing, reason = "helpers of tests fail as tests do")]
 
 use std::collections::BTreeMap;
 
 use corelane_protocol::frame::{Frame, FrameKind, body};
-use corelane_system_tests::Gateway;
 use corelane_system_tests::client::{Client, message_id, to_user};
+use corelane_system_tests::{Gateway, Ports};
 
 const ROUNDS: usize = 3;
 
@@ -87,5 +87,16 @@ fn everything_acknowledged_survives_kill_nine() {
                 "round {round}: an acknowledged message is lost or moved"
             );
         }
+    }
+}
+
+#[test]
+fn a_killed_gateway_is_started_again_at_once_on_its_ports() {
+    let data = tempfile::tempdir().unwrap();
+    let ports = Ports::find();
+    for _ in 0..5 {
+        let mut gateway = Gateway::start_on(data.path(), &ports);
+        let _client = Client::login(&gateway, "alice");
+        gateway.process.kill();
     }
 }
