@@ -20,6 +20,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 use super::StoreError;
@@ -83,21 +85,41 @@ pub enum Durability {
 }
 
 /// Opens the database file for writing, makes it if there is none, and checks that it is one of ours. Commits are
-/// synced until [`set_durability`] says otherwise.
+/// synced until [`set_durability`] says otherwise. Where the witness noted commits there was a store: nothing is made
+/// in its place.
 ///
 /// # Errors
 ///
 /// [`StoreError::Open`], naming the file and what to do.
-pub(super) fn open(path: &Path, lanes: u16, random: u64) -> Result<Connection, StoreError> {
+pub(super) fn open(
+    path: &Path,
+    lanes: u16,
+    random: u64,
+    commits_noted: u64,
+) -> Result<Connection, StoreError> {
     let wrong = |problem: String| StoreError::Open {
         path: path.display().to_string(),
         problem,
     };
+    let lost = || {
+        wrong(format!(
+            "is missing or empty, but the witness noted {commits_noted} commits; restore a backup, or remove \
+             corelane.witness to begin with an empty store"
+        ))
+    };
+    // Before the file is touched: SQLite throws away the log that lies beside an empty one.
+    let bytes = std::fs::metadata(path).map_or(0, |file| file.len());
+    if bytes == 0 && commits_noted > 0 {
+        return Err(lost());
+    }
     let failed = |error: rusqlite::Error| wrong(explain(&error));
     let db = Connection::open(path).map_err(failed)?;
     db.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
     let number = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(failed);
     let tables = number("SELECT count(*) FROM sqlite_schema")?;
+    if tables == 0 && commits_noted > 0 {
+        return Err(lost());
+    }
     if tables > 0 && number("PRAGMA application_id")? != APPLICATION_ID {
         return Err(wrong(
             "is a database of another program; set another data directory".to_owned(),
@@ -137,7 +159,9 @@ fn create(db: &Connection, lanes: u16, random: u64) -> rusqlite::Result<()> {
          INSERT INTO progress VALUES (1, 0, 0); COMMIT;",
         cluster = nonzero(random).cast_signed(),
         epoch = new_epoch(random, 0).cast_signed(),
-    ))
+    ))?;
+    // So that a log that is lost takes commits with it, which the witness tells, and not the store itself.
+    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
 /// An epoch drawn from `random` that is not the one before.
@@ -164,6 +188,12 @@ pub(super) fn set_durability(db: &Connection, durability: Durability) -> rusqlit
     db.execute_batch(&format!("PRAGMA synchronous = {synchronous}"))
 }
 
+/// From here on closing this connection does not move the log into the database, even if it is the last one.
+pub(super) fn leave_log(db: &Connection) -> rusqlite::Result<()> {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .map(|_| ())
+}
+
 /// Opens the database file for reading.
 ///
 /// # Errors
@@ -175,6 +205,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
         let db = Connection::open_with_flags(path, flags)?;
         db.busy_timeout(BUSY_TIMEOUT)?;
         db.execute_batch("PRAGMA query_only = 1; PRAGMA cache_size = -32768; PRAGMA cell_size_check = ON;")?;
+        leave_log(&db)?;
         db.set_prepared_statement_cache_capacity(64);
         Ok(db)
     };
@@ -196,6 +227,7 @@ pub(super) fn open_checkpointer(path: &Path, durability: Durability) -> Result<C
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         )?;
         db.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864;")?;
+        leave_log(&db)?;
         set_durability(&db, durability)?;
         Ok(db)
     };
@@ -245,10 +277,18 @@ pub(super) fn explain(error: &rusqlite::Error) -> String {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             "; another process uses it: stop that one first"
         }
+        // The index of the log could not be made longer.
+        Some(ErrorCode::SystemIoFailure) if extended_code(error) == Some(SQLITE_IOERR_SHMSIZE) => {
+            "; the disk is full: free some space"
+        }
         Some(ErrorCode::SystemIoFailure) => "; the disk failed: look into the kernel's log",
         _ => "",
     };
     format!("{error}{hint}")
+}
+
+fn extended_code(error: &rusqlite::Error) -> Option<i32> {
+    error.sqlite_error().map(|error| error.extended_code)
 }
 
 /// A database error as the port's.
