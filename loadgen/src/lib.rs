@@ -11,6 +11,7 @@ pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod driver;
+pub mod faults;
 pub mod history;
 mod hlog;
 mod leader;

@@ -60,6 +60,25 @@ impl Ranges {
         true
     }
 
+    /// Adds everything from `first` to `last`.
+    pub fn insert_range(&mut self, first: u64, last: u64) {
+        if first > last {
+            return;
+        }
+        // Islands that it overlaps or touches become one with it.
+        let from = self
+            .islands
+            .partition_point(|(_, end)| end.saturating_add(1) < first);
+        let to = self
+            .islands
+            .partition_point(|(start, _)| *start <= last.saturating_add(1));
+        let touched = self.islands.get(from..to).unwrap_or(&[]);
+        let start = touched.first().map_or(first, |(start, _)| first.min(*start));
+        let end = touched.last().map_or(last, |(_, end)| last.max(*end));
+        self.islands.splice(from..to, [(start, end)]);
+        self.absorb();
+    }
+
     /// Everything up to here is in it.
     pub const fn complete_upto(&self) -> u64 {
         self.upto
@@ -79,6 +98,22 @@ impl Ranges {
             Some(hole)
         })
         .filter(|(first, last)| first <= last)
+    }
+
+    /// How many are missing up to and with `head`.
+    pub fn holes_count(&self, head: u64) -> u64 {
+        self.holes(head).map(|(first, last)| last - first + 1).sum()
+    }
+
+    /// How many up to and with `head` are neither in it nor in `other`.
+    pub fn common_holes_count(&self, other: &Self, head: u64) -> u64 {
+        let overlap = |(first, last): (u64, u64)| {
+            other
+                .holes(last)
+                .map(move |(start, end)| (end + 1).saturating_sub(start.max(first)))
+                .sum::<u64>()
+        };
+        self.holes(head).map(overlap).sum()
     }
 
     fn absorb(&mut self) {
@@ -106,7 +141,20 @@ mod tests {
             for _ in 0..60 {
                 let seq = 1 + rng.below(40);
                 assert_eq!(ranges.insert(seq), set.insert(seq), "seed {seed}");
+                if rng.below(20) == 0 {
+                    let last = (seq + rng.below(8)).saturating_sub(2);
+                    ranges.insert_range(seq, last);
+                    set.extend(seq..=last);
+                }
             }
+            let mut other = Ranges::default();
+            other.insert_range(1 + rng.below(10), 10 + rng.below(10));
+            let common = (1..=45).filter(|seq| !set.contains(seq) && !other.contains(*seq));
+            assert_eq!(
+                ranges.common_holes_count(&other, 45),
+                common.count() as u64,
+                "seed {seed}"
+            );
             for seq in 1..=42 {
                 assert_eq!(ranges.contains(seq), set.contains(&seq), "seed {seed}");
             }
@@ -114,6 +162,7 @@ mod tests {
                 let holes: Vec<u64> = ranges.holes(head).flat_map(|(a, b)| a..=b).collect();
                 let expected: Vec<u64> = (1..=head).filter(|seq| !set.contains(seq)).collect();
                 assert_eq!(holes, expected, "seed {seed}");
+                assert_eq!(ranges.holes_count(head), expected.len() as u64, "seed {seed}");
             }
             assert_eq!(ranges.last(), set.last().copied().unwrap_or(0));
         }

@@ -274,15 +274,21 @@ impl Report {
         )?;
         writeln!(
             out,
-            "  deliveries   {} delivered, {} lost, {} doubled, {} reordered, {} redelivered, {} repaired, {} missing",
-            self.delivered,
-            self.lost,
-            self.duplicated,
-            self.reordered,
-            self.redelivered,
-            self.repaired,
-            c.missing
+            "  deliveries   {} delivered, {} lost, {} repaired, {} missing, {} doubled, {} reordered, {} returned",
+            self.delivered, self.lost, self.repaired, c.missing, self.duplicated, self.reordered, c.returned
         )?;
+        if self.faults > 0 {
+            writeln!(
+                out,
+                "  faults       {} seen: {} Resync, {} told to retry, {} ended; put down to them: {} redelivered, {} late",
+                self.faults,
+                c.resyncs,
+                c.retries,
+                self.faults - c.resyncs - c.retries,
+                self.redelivered,
+                c.late
+            )?;
+        }
         if c.pull_required + c.resyncs + c.stalled_closed + c.pulled > 0 {
             writeln!(
                 out,

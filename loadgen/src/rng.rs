@@ -49,7 +49,8 @@ impl Rng {
     }
 }
 
-fn splitmix(state: &mut u64) -> u64 {
+/// The next number of the splitmix64 sequence; also a good hash of `state`.
+pub fn splitmix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -218,7 +218,7 @@ fn summarize(shared: &Shared, leader: &Leader, outcome: Outcome, probes: [Option
         repaired: tally.repaired,
         dropped: tally.dropped,
         counters: tally,
-        faults: shared.faults.count(),
+        faults: tally.faults,
         latency_us: Latencies {
             due_to_ack: recorder.due_to_ack.summary(),
             due_to_delivery: recorder.due_to_delivery.summary(),

@@ -1,4 +1,4 @@
-//! What the threads of a run share: the phase they are in, counters, and the faults seen so far.
+//! What the threads of a run share: the phase they are in, and counters.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,10 +12,6 @@ use crate::names::{ConvKey, Names};
 use crate::record::Recorder;
 use crate::target::Target;
 use crate::token::Minter;
-use crate::verify::Moment;
-
-/// How long after a fault doubled and swapped frames are put down to it.
-const FAULT_ECHO_NS: u64 = 10_000_000_000;
 
 /// Where a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +81,8 @@ tally! {
     refused,
     /// Refusals that were tried again.
     retryable,
+    /// Those of them that said `retry` or `unavailable`.
+    retries,
     /// Sends that never got an answer.
     unanswered,
     /// Sends that were not handed to a socket.
@@ -97,6 +95,12 @@ tally! {
     reordered,
     /// Twice across a reconnect or a fault.
     redelivered,
+    /// A smaller seq after a larger one shortly after a fault.
+    late,
+    /// Came back to the connection that sent them, without a fault.
+    returned,
+    /// Faults: connections that ended, `Resync`, sends answered `retry` or `unavailable`; each at the connection it befell.
+    faults,
     /// Live gaps that nothing explains.
     lost,
     /// Lost ones that a pull brought after all.
@@ -133,35 +137,6 @@ tally! {
     ports_exhausted,
     /// Attempts that found no descriptor or slot.
     slots_exhausted,
-}
-
-/// Faults that explain what would be a broken promise without them.
-#[derive(Debug, Default)]
-pub struct Faults {
-    count: AtomicU64,
-    last_ns: AtomicU64,
-}
-
-impl Faults {
-    /// Something broke that more than one connection may feel.
-    pub fn note(&self, now_ns: u64) {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.last_ns.fetch_max(now_ns, Ordering::Relaxed);
-    }
-
-    /// How things stand for a connection with `own` faults, the last at `own_last_ns`.
-    pub fn moment(&self, now_ns: u64, own: u64, own_last_ns: u64) -> Moment {
-        let last = self.last_ns.load(Ordering::Relaxed).max(own_last_ns);
-        Moment {
-            epoch: self.count.load(Ordering::Relaxed) + own,
-            calm: last == 0 || now_ns > last + FAULT_ECHO_NS,
-        }
-    }
-
-    /// How many.
-    pub fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
-    }
 }
 
 /// Who is in which group.
@@ -257,8 +232,6 @@ pub struct Shared {
     pub ports_per_source: u32,
     /// Users that a message is sent to at the end of `idle`.
     pub reach: Vec<u32>,
-    /// Faults.
-    pub faults: Faults,
     /// File that gets the acks.
     pub ack_file: Option<AckFile>,
     phase: AtomicU8,
@@ -306,7 +279,6 @@ impl Shared {
             minter,
             groups,
             reach,
-            faults: Faults::default(),
             ack_file,
             phase: AtomicU8::new(0),
             start_ns: AtomicU64::new(0),
@@ -425,15 +397,5 @@ mod tests {
             let count = (0..all).filter(|index| is_chosen(*index, chosen, all)).count();
             assert_eq!(count, chosen as usize, "{chosen} of {all}");
         }
-    }
-
-    #[test]
-    fn a_fault_is_remembered_for_a_while() {
-        let faults = Faults::default();
-        assert!(faults.moment(5, 0, 0).calm);
-        faults.note(1_000);
-        assert!(!faults.moment(2_000, 0, 0).calm);
-        assert!(faults.moment(1_001 + FAULT_ECHO_NS, 0, 0).calm);
-        assert_eq!(faults.moment(0, 3, 0).epoch, 4);
     }
 }

@@ -51,6 +51,10 @@ fn broken(report: &Report, options: &Options) -> Vec<String> {
         (c.missing, "places that a terminal lacks at the end"),
         (c.duplicated, "doubled on a connection without a fault"),
         (c.reordered, "reordered on a connection without a fault"),
+        (
+            c.returned,
+            "delivered to the connection that sent them, without a fault",
+        ),
         (c.corrupt, "payloads that changed on the way"),
         (c.misdelivered, "delivered to somebody they were not for"),
         (c.stray, "answers to nothing that was asked"),

@@ -1,6 +1,7 @@
 //! What one terminal still has to fetch: a sync after a reconnect or `Resync`, and pulls of conversations.
 //!
-//! One sync at a time; at most eight pulls are out. A conversation that is asked for again while its pull is
+//! One sync at a time; at most eight pulls are out. The sync that is owed after a fault explains gaps, all its pages and
+//! no other. A conversation that is asked for again while its pull is
 //! out is pulled once more. Refusals that may be tried again wait 100 ms.
 
 use std::collections::BTreeMap;
@@ -10,18 +11,8 @@ use crate::names::ConvKey;
 const PULLS_OUT_MAX: usize = 8;
 const PAUSE_NS: u64 = 100_000_000;
 
-/// Why a conversation is pulled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// The terminal was told that something is missing.
-    Told,
-    /// Nobody said anything; the terminal found a gap at the end.
-    Gap,
-}
-
 #[derive(Debug, Clone, Copy)]
 struct Pull {
-    reason: Reason,
     out: bool,
     again: bool,
 }
@@ -32,15 +23,25 @@ pub enum Request {
     /// A page of changed conversations, from the cursor on.
     Sync,
     /// A conversation, from the first missing place on.
-    Pull(ConvKey, Reason),
+    Pull(ConvKey),
 }
 
 /// What one terminal has to fetch.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, not states of one thing"
+)]
 pub struct CatchUp {
     sync_at_ns: Option<u64>,
     sync_out: bool,
     sync_again: bool,
+    /// The next page goes on with what was begun.
+    sync_continues: bool,
+    /// A fault came, and the sync that explains it was not asked for yet.
+    is_owed: bool,
+    /// What is asked for explains a fault.
+    explains: bool,
     pulls: BTreeMap<ConvKey, Pull>,
     out: usize,
     retry_at_ns: u64,
@@ -56,17 +57,28 @@ impl CatchUp {
         }
     }
 
+    /// A fault came: the next sync that is begun explains it.
+    pub fn owe(&mut self) {
+        self.is_owed = true;
+    }
+
+    /// Whether a fault waits for its explanation.
+    pub const fn is_unexplained(&self) -> bool {
+        self.is_owed || self.explains
+    }
+
+    /// Whether the page that comes now explains gaps.
+    pub const fn explains(&self) -> bool {
+        self.explains
+    }
+
     /// Asks for a pull.
-    pub fn want_pull(&mut self, conv: ConvKey, reason: Reason) {
+    pub fn want_pull(&mut self, conv: ConvKey) {
         let pull = self.pulls.entry(conv).or_insert(Pull {
-            reason,
             out: false,
             again: false,
         });
         pull.again |= pull.out;
-        if reason == Reason::Told {
-            pull.reason = reason;
-        }
     }
 
     /// The next request that may be made now.
@@ -77,6 +89,9 @@ impl CatchUp {
         if self.sync_at_ns.is_some_and(|at| at <= now_ns) && !self.sync_out {
             self.sync_at_ns = None;
             self.sync_out = true;
+            if !self.sync_continues {
+                self.explains = std::mem::take(&mut self.is_owed);
+            }
             return Some(Request::Sync);
         }
         if self.out >= PULLS_OUT_MAX {
@@ -85,12 +100,14 @@ impl CatchUp {
         let (conv, pull) = self.pulls.iter_mut().find(|(_, pull)| !pull.out)?;
         pull.out = true;
         self.out += 1;
-        Some(Request::Pull(*conv, pull.reason))
+        Some(Request::Pull(*conv))
     }
 
     /// A sync page came; `more` asks for the next one at once.
     pub fn sync_answered(&mut self, more: bool, now_ns: u64) {
         self.sync_out = false;
+        self.sync_continues = more;
+        self.explains &= more;
         if more || std::mem::take(&mut self.sync_again) {
             self.want_sync(now_ns);
         }
@@ -113,11 +130,12 @@ impl CatchUp {
         match request {
             Request::Sync => {
                 self.sync_out = false;
+                self.begin_anew();
                 if retryable {
                     self.want_sync(now_ns + PAUSE_NS);
                 }
             }
-            Request::Pull(conv, _) => {
+            Request::Pull(conv) => {
                 self.pull_answered(conv, retryable);
                 if retryable {
                     self.retry_at_ns = now_ns + PAUSE_NS;
@@ -130,10 +148,17 @@ impl CatchUp {
     pub fn disconnected(&mut self) {
         self.sync_out = false;
         self.sync_again = false;
+        self.begin_anew();
         self.out = 0;
         for pull in self.pulls.values_mut() {
             pull.out = false;
         }
+    }
+
+    /// A sync came to nothing; the next one explains what it would have.
+    fn begin_anew(&mut self) {
+        self.sync_continues = false;
+        self.is_owed |= std::mem::take(&mut self.explains);
     }
 
     /// When there will be something to do that waits for time only.
@@ -161,12 +186,12 @@ mod tests {
     fn a_pull_asked_for_twice_is_made_twice_but_not_at_once() {
         let conv = ConvKey::group(1);
         let mut catch_up = CatchUp::default();
-        catch_up.want_pull(conv, Reason::Gap);
-        assert_eq!(catch_up.next(1), Some(Request::Pull(conv, Reason::Gap)));
-        catch_up.want_pull(conv, Reason::Told);
+        catch_up.want_pull(conv);
+        assert_eq!(catch_up.next(1), Some(Request::Pull(conv)));
+        catch_up.want_pull(conv);
         assert_eq!(catch_up.next(1), None);
         catch_up.pull_answered(conv, false);
-        assert_eq!(catch_up.next(1), Some(Request::Pull(conv, Reason::Told)));
+        assert_eq!(catch_up.next(1), Some(Request::Pull(conv)));
         catch_up.pull_answered(conv, false);
         assert!(catch_up.is_idle());
     }
@@ -183,9 +208,40 @@ mod tests {
         catch_up.sync_answered(true, 9 + PAUSE_NS);
         assert_eq!(catch_up.next(9 + PAUSE_NS), Some(Request::Sync));
         catch_up.disconnected();
-        catch_up.want_pull(ConvKey::group(2), Reason::Told);
+        catch_up.want_pull(ConvKey::group(2));
         assert!(matches!(catch_up.next(u64::MAX), Some(Request::Pull(..))));
         catch_up.disconnected();
         assert!(matches!(catch_up.next(u64::MAX), Some(Request::Pull(..))));
+    }
+
+    #[test]
+    fn only_the_sync_that_was_begun_after_a_fault_explains_it_with_all_its_pages() {
+        let mut catch_up = CatchUp::default();
+        catch_up.want_sync(1);
+        catch_up.next(1);
+        // The fault comes while the sync of the login is out.
+        catch_up.owe();
+        catch_up.want_sync(1);
+        assert!(!catch_up.explains() && catch_up.is_unexplained());
+        catch_up.sync_answered(true, 1);
+        catch_up.next(1);
+        assert!(!catch_up.explains(), "the second page of the first sync");
+        catch_up.sync_answered(false, 1);
+        // That sync asked again for itself by now, and is lost with its connection.
+        assert_eq!(catch_up.next(1), Some(Request::Sync));
+        assert!(catch_up.explains());
+        catch_up.disconnected();
+        assert!(!catch_up.explains() && catch_up.is_unexplained());
+        catch_up.want_sync(2);
+        catch_up.next(2);
+        assert!(catch_up.explains());
+        catch_up.sync_answered(true, 2);
+        catch_up.next(2);
+        assert!(catch_up.explains());
+        catch_up.sync_answered(false, 2);
+        assert!(!catch_up.is_unexplained());
+        catch_up.want_sync(3);
+        catch_up.next(3);
+        assert!(!catch_up.explains());
     }
 }

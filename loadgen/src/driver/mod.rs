@@ -315,7 +315,7 @@ impl Worker {
             Phase::Repair => self.repair(),
             Phase::Close => {
                 self.plan = None;
-                self.count_missing();
+                self.count_holes();
                 self.close_by_ns = self.now_ns + CLOSE_NS_MAX;
                 self.close_all();
             }

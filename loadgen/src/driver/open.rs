@@ -173,12 +173,14 @@ impl Worker {
             self.opening.2 = self.opening.2.saturating_sub(1);
         }
         let in_phase = self.phase < Phase::Close;
+        let is_fault = in_phase && stage == Stage::Ready;
         let mut lost = 0;
         match &mut conn.speaker {
-            Speaker::User(session) => session.disconnected(self.now_ns),
+            Speaker::User(session) => session.disconnected(is_fault, &mut env!(self)),
             Speaker::Echo(matcher, waiting) => {
                 lost = matcher.abandon();
                 waiting.clear();
+                self.tally.faults += u64::from(is_fault);
             }
         }
         let is_stalled = conn.is_stalled;
@@ -199,7 +201,6 @@ impl Worker {
                 self.tally.stalled_closed += 1;
             } else {
                 self.tally.dropped += 1;
-                self.shared.faults.note(self.now_ns);
             }
         } else if stage != Stage::Ready {
             self.tally.connect_failures += 1;

@@ -6,11 +6,14 @@
 use std::collections::HashMap;
 
 use corelane_protocol::frame::{self, Frame, FrameError, FrameKind, body, error::ErrorCode, flag, kind};
+use corelane_protocol::id::ClientMsgId;
+use corelane_protocol::limits::SEQ_MAX;
 use corelane_protocol::ws::header::{Opcode, client_frame};
 
 use super::Env;
-use super::catchup::{CatchUp, Reason, Request};
+use super::catchup::{CatchUp, Request};
 use super::outbox::{Outbox, Pending};
+use crate::faults::Faults;
 use crate::ledger::{Entry, Outcome, message_id};
 use crate::names::ConvKey;
 use crate::payload::{PayloadError, Stamp};
@@ -43,25 +46,18 @@ enum Ask {
 
 /// One user's session.
 #[derive(Debug, Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent facts, not states of one thing"
-)]
 pub struct Session {
     /// Number of the user.
     pub me: u32,
     /// Its latencies are not recorded: it does not read all the time.
     pub is_unmeasured: bool,
-    /// Faults of this connection alone, and when the last one was.
-    own_faults: (u64, u64),
+    faults: Faults,
     window: usize,
     counter: u64,
     reference: u32,
     is_ready: bool,
     was_ready: bool,
     cursor: Vec<u8>,
-    /// From the first resync on, a sync explains gaps up to the heads it reports. The one at login does not.
-    sync_explains: bool,
     asks: HashMap<u32, Ask>,
     outbox: Outbox,
     catch_up: CatchUp,
@@ -158,19 +154,37 @@ impl Session {
             .min()
     }
 
-    /// Syncs now, and takes what is missing up to the heads reported as explained.
-    pub fn resync(&mut self, at_ns: u64) {
-        self.sync_explains = true;
+    /// Syncs at `at_ns`, and takes what is missing up to the heads reported as explained.
+    pub fn resync(&mut self, at_ns: u64, now_ns: u64) {
+        self.owe_explanation(now_ns);
         self.catch_up.want_sync(at_ns);
     }
 
-    /// The connection is gone.
-    pub fn disconnected(&mut self, now_ns: u64) {
+    /// Something may be missing from now on. What comes before an earlier fault is explained adds nothing to it.
+    fn owe_explanation(&mut self, now_ns: u64) {
+        if !self.catch_up.is_unexplained() {
+            for stream in self.streams.values_mut() {
+                stream.blame(now_ns);
+            }
+        }
+        self.catch_up.owe();
+    }
+
+    /// The connection is gone; `is_fault` if it stood and the run was not over.
+    pub fn disconnected(&mut self, is_fault: bool, env: &mut Env<'_>) {
         self.is_ready = false;
         self.asks.clear();
         self.outbox.disconnected();
         self.catch_up.disconnected();
-        self.fault(now_ns);
+        if is_fault {
+            self.faults.note(env.now_ns, env.tally);
+            self.owe_explanation(env.now_ns);
+        }
+    }
+
+    /// No fault explains any more what was seen so far.
+    pub fn settle_faults(&mut self, env: &mut Env<'_>) {
+        self.faults.settle(env.tally);
     }
 
     /// Sends not answered for good.
@@ -203,7 +217,7 @@ impl Session {
 
     /// Pulls a conversation in which something is missing at the end.
     pub fn repair(&mut self, conv: ConvKey) {
-        self.catch_up.want_pull(conv, Reason::Gap);
+        self.catch_up.want_pull(conv);
     }
 
     /// Takes a frame from the server.
@@ -224,7 +238,8 @@ impl Session {
                 self.asks.remove(&frame.reference);
                 if std::mem::replace(&mut self.was_ready, true) {
                     env.tally.reconnected += 1;
-                    self.resync(env.now_ns);
+                    self.faults.is_back(env.now_ns);
+                    self.resync(env.now_ns, env.now_ns);
                 } else if env.shared.options.scenario != crate::cli::Scenario::Idle && !self.is_unmeasured {
                     self.catch_up.want_sync(env.now_ns);
                 }
@@ -235,23 +250,21 @@ impl Session {
             Some(FrameKind::PullPage) => self.pull_page(&frame, env)?,
             Some(FrameKind::PullRequired) => {
                 env.tally.pull_required += 1;
-                self.fault(env.now_ns);
                 for place in frame.access::<body::ArchivedPullRequired>()?.upto.iter() {
-                    if let Some(conv) = env.shared.names.conv_key(&place.conv) {
-                        self.stream(conv, env).excuse(place.seq.to_native());
-                        self.catch_up.want_pull(conv, Reason::Told);
+                    if let Some(conv) = self.conv_of(&place.conv, env) {
+                        self.stream(conv, env).told(place.seq.to_native().min(SEQ_MAX));
+                        self.catch_up.want_pull(conv);
                     }
                 }
             }
             Some(FrameKind::Resync) => {
                 env.tally.resyncs += 1;
-                env.shared.faults.note(env.now_ns);
+                self.faults.note(env.now_ns, env.tally);
                 let spread_ms = frame.access::<body::ArchivedResync>()?.spread_ms.to_native();
                 let wait_ns = env.rng.below(u64::from(spread_ms) * 1_000_000 + 1);
-                self.resync(env.now_ns + wait_ns);
+                self.resync(env.now_ns + wait_ns, env.now_ns);
             }
             Some(FrameKind::GoAway) => {
-                self.fault(env.now_ns);
                 let away = frame.access::<body::ArchivedGoAway>()?;
                 let window_ns = u64::from(away.window_ms.to_native()) * 1_000_000;
                 let after_ns =
@@ -266,35 +279,36 @@ impl Session {
     /// A live message.
     fn message(&mut self, frame: &Frame<'_>, env: &mut Env<'_>) -> Result<(), FrameError> {
         let message = frame.access::<body::ArchivedMessage>()?;
-        let Some(conv) = env
-            .shared
-            .names
-            .conv_key(&message.conv)
-            .filter(|conv| self.is_mine(*conv, env))
-        else {
+        let Some(conv) = self.conv_of(&message.conv, env) else {
             env.tally.misdelivered += 1;
             return Ok(());
         };
-        let moment = env
-            .shared
-            .faults
-            .moment(env.now_ns, self.own_faults.0, self.own_faults.1);
-        let own = env.shared.names.user_index(&message.sender) == Some(self.me);
-        let verdict = self.stream(conv, env).live(message.seq.to_native(), moment, own);
-        match verdict {
-            Verdict::New | Verdict::Late => {}
-            Verdict::Redelivered => env.tally.redelivered += 1,
-            Verdict::Doubled => env.tally.duplicated += 1,
-            Verdict::Reordered => env.tally.reordered += 1,
-        }
-        let is_first = matches!(verdict, Verdict::New | Verdict::Late | Verdict::Reordered);
-        match Stamp::read(&message.payload) {
+        let Some(seq) = place_of(message.seq.to_native(), env) else {
+            return Ok(());
+        };
+        let id = ClientMsgId(message.client_msg_id);
+        let stamp = Stamp::read(&message.payload);
+        let is_own = env.shared.names.user_index(&message.sender) == Some(self.me);
+        let moment = self.faults.moment(env.now_ns);
+        let (verdict, is_first) = if is_own {
+            let sent_ns = stamp.map_or(env.now_ns, |stamp| stamp.sent_ns);
+            let verdict = if self.faults.may_return(sent_ns) {
+                Verdict::Redelivered
+            } else {
+                Verdict::Returned
+            };
+            (verdict, self.stream(conv, env).returned(seq, id))
+        } else {
+            self.stream(conv, env).live(seq, id, moment)
+        };
+        self.faults.judge(verdict, env.now_ns, env.tally);
+        match stamp {
             Ok(stamp) if stamp.run == env.shared.run_id && stamp.conv == conv.number() => {
-                if is_first {
-                    env.tally.delivered += 1;
-                }
+                let is_delivery = matches!(verdict, Verdict::New | Verdict::Late | Verdict::Reordered);
+                env.tally.delivered += u64::from(is_delivery);
                 let (from, to) = env.measured;
-                if is_first && !self.is_unmeasured && (from..to).contains(&stamp.due_ns) {
+                let is_measured = !self.is_unmeasured && (from..to).contains(&stamp.due_ns);
+                if is_delivery && is_first && is_measured {
                     env.recorder.due_to_delivery.record_ns(stamp.due_ns, env.now_ns);
                     env.recorder.sent_to_delivery.record_ns(stamp.sent_ns, env.now_ns);
                 }
@@ -305,6 +319,12 @@ impl Session {
             Err(PayloadError::Foreign) => {}
         }
         Ok(())
+    }
+
+    /// The conversation with these bytes, if it is this user's.
+    fn conv_of(&self, conv: &[u8], env: &Env<'_>) -> Option<ConvKey> {
+        let conv = env.shared.names.conv_key(conv)?;
+        self.is_mine(conv, env).then_some(conv)
     }
 
     fn is_mine(&self, conv: ConvKey, env: &Env<'_>) -> bool {
@@ -327,21 +347,25 @@ impl Session {
         if env.shared.names.conv_key(&ack.conv) != Some(send.conv) {
             env.tally.stray += 1;
         }
-        let seq = ack.seq.to_native();
+        let Some(seq) = place_of(ack.seq.to_native(), env) else {
+            return Ok(());
+        };
         env.tally.acked += 1;
-        self.stream(send.conv, env).acked(seq);
         let (from, to) = env.measured;
         if (from..to).contains(&send.due_ns) {
             env.recorder.due_to_ack.record_ns(send.due_ns, env.now_ns);
         }
         let head = env.acked_heads.entry(send.conv).or_insert(0);
         *head = (*head).max(seq);
-        if let Some(entry) = env.ledger.entry_mut(send.place) {
-            entry.outcome = Outcome::Acked(seq);
-            if env.shared.ack_file.is_some() {
-                env.acked.push(*entry);
-            }
+        let Some(entry) = env.ledger.entry_mut(send.place) else {
+            return Ok(());
+        };
+        entry.outcome = Outcome::Acked(seq);
+        let entry = *entry;
+        if env.shared.ack_file.is_some() {
+            env.acked.push(entry);
         }
+        self.stream(send.conv, env).acked(seq, entry.id);
         Ok(())
     }
 
@@ -350,7 +374,8 @@ impl Session {
         let code = ErrorCode::from_number(error.code.to_native());
         let retryable = code.is_some_and(ErrorCode::is_retryable);
         if matches!(code, Some(ErrorCode::Retry | ErrorCode::Unavailable)) {
-            env.shared.faults.note(env.now_ns);
+            env.tally.retries += 1;
+            self.faults.note(env.now_ns, env.tally);
         }
         if let Some(Ask::Catch(request)) = self.asks.remove(&frame.reference) {
             self.catch_up.refused(request, retryable, env.now_ns);
@@ -374,23 +399,17 @@ impl Session {
             return Ok(());
         }
         let page = frame.access::<body::ArchivedSyncPage>()?;
+        // The one at login has nothing to explain.
+        let explains = self.catch_up.explains();
         for state in page.conversations.iter() {
-            let Some(conv) = env
-                .shared
-                .names
-                .conv_key(&state.conv)
-                .filter(|conv| self.is_mine(*conv, env))
-            else {
+            let Some(conv) = self.conv_of(&state.conv, env).filter(|_| explains) else {
                 continue;
             };
-            let head = state.head_seq.to_native();
-            let explains = self.sync_explains;
+            let head = state.head_seq.to_native().min(SEQ_MAX);
             let stream = self.stream(conv, env);
-            if explains {
-                stream.excuse(head);
-            }
-            if !stream.is_complete(head) && explains {
-                self.catch_up.want_pull(conv, Reason::Told);
+            stream.explained(head);
+            if !stream.has_all(head) {
+                self.catch_up.want_pull(conv);
             }
         }
         self.cursor = page.cursor.to_vec();
@@ -399,15 +418,11 @@ impl Session {
     }
 
     fn pull_page(&mut self, frame: &Frame<'_>, env: &mut Env<'_>) -> Result<(), FrameError> {
-        let Some(Ask::Catch(Request::Pull(conv, reason))) = self.asks.remove(&frame.reference) else {
+        let Some(Ask::Catch(Request::Pull(conv))) = self.asks.remove(&frame.reference) else {
             env.tally.stray += 1;
             return Ok(());
         };
         let page = frame.access::<body::ArchivedPullPage>()?;
-        if reason == Reason::Told {
-            let head = page.head_seq.to_native();
-            self.stream(conv, env).excuse(head);
-        }
         for bytes in page.messages.iter() {
             let inner = Frame::parse(bytes)?;
             let message = inner.access::<body::ArchivedMessage>()?;
@@ -419,11 +434,12 @@ impl Session {
             if Stamp::read(&message.payload) == Err(PayloadError::Corrupt) {
                 env.tally.corrupt += 1;
             }
-            let seq = message.seq.to_native();
-            let stream = self.stream(conv, env);
-            if stream.pulled(seq) && !stream.is_excused(seq) {
-                env.tally.repaired += 1;
-            }
+            let Some(seq) = place_of(message.seq.to_native(), env) else {
+                continue;
+            };
+            let is_own = env.shared.names.user_index(&message.sender) == Some(self.me);
+            let id = ClientMsgId(message.client_msg_id);
+            self.stream(conv, env).pulled(seq, id, is_own);
         }
         let more = page.next_seq.to_native() != 0 && !page.messages.is_empty();
         self.catch_up.pull_answered(conv, more);
@@ -441,7 +457,7 @@ impl Session {
                 };
                 frame::encode(FrameKind::Sync, reference, &sync)
             }
-            Request::Pull(conv, _) => {
+            Request::Pull(conv) => {
                 let pull = body::Pull {
                     conv: env.shared.names.conv_id(conv).as_bytes().to_vec(),
                     from_seq: self.stream(conv, env).next_missing(),
@@ -499,15 +515,17 @@ impl Session {
         self.outbox.sent(reference, send);
     }
 
-    fn fault(&mut self, now_ns: u64) {
-        self.own_faults.0 += 1;
-        self.own_faults.1 = now_ns;
-    }
-
     fn next_reference(&mut self) -> u32 {
         self.reference = self.reference.wrapping_add(1).max(1);
         self.reference
     }
+}
+
+/// A place of a conversation, if it is one.
+fn place_of(seq: u64, env: &mut Env<'_>) -> Option<u64> {
+    let is_place = (1..=SEQ_MAX).contains(&seq);
+    env.tally.malformed += u64::from(!is_place);
+    is_place.then_some(seq)
 }
 
 /// Appends a frame as a masked binary message.

@@ -179,7 +179,7 @@ impl Worker {
             if let Speaker::User(session) = &mut conn.speaker
                 && session.is_ready()
             {
-                session.resync(self.now_ns);
+                session.resync(self.now_ns, self.now_ns);
             }
             self.list(place);
         }
@@ -245,7 +245,7 @@ impl Worker {
         })
     }
 
-    /// Counts what is lost, and has terminals pull it.
+    /// Has terminals pull what they lack.
     pub(super) fn repair(&mut self) {
         let expected = std::mem::take(&mut self.expected);
         let mut listed = Vec::new();
@@ -257,9 +257,7 @@ impl Worker {
             let Speaker::User(session) = &mut conn.speaker else {
                 continue;
             };
-            let holes = session.stream(*conv, &env).holes(*head);
-            if stage == Stage::Ready && holes.lost + holes.explained > 0 {
-                env.tally.lost += holes.lost;
+            if stage == Stage::Ready && !session.stream(*conv, &env).has_all(*head) {
                 session.repair(*conv);
                 listed.push(*place);
             }
@@ -270,8 +268,8 @@ impl Worker {
         }
     }
 
-    /// Counts what is missing after everything was tried.
-    pub(super) fn count_missing(&mut self) {
+    /// Counts what is lost and what is missing after everything was tried.
+    pub(super) fn count_holes(&mut self) {
         self.tally.offline += self
             .conns
             .iter()
@@ -286,9 +284,15 @@ impl Worker {
             if let Speaker::User(session) = &mut conn.speaker
                 && stage == Stage::Ready
             {
-                let stream = session.stream(*conv, &env);
-                let holes = stream.holes(*head);
-                env.tally.missing += holes.lost + holes.explained;
+                let holes = session.stream(*conv, &env).holes(*head);
+                env.tally.lost += holes.lost;
+                env.tally.repaired += holes.repaired;
+                env.tally.missing += holes.missing;
+            }
+        }
+        for conn in &mut self.conns {
+            if let Speaker::User(session) = &mut conn.speaker {
+                session.settle_faults(&mut env!(self));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! One spoiled frame among hundreds is found, named, and fails the run.
 
 use crate::service::Fault;
-use crate::{assert_only, measure};
+use crate::{assert_only, count, measure};
 
 #[test]
 fn a_faithful_service_passes() {
@@ -79,6 +79,18 @@ fn a_refused_conversation_is_sent_again_in_order() {
     assert_eq!(report.acked, report.sent, "{}", report.text());
     assert!(
         report.counters.retryable >= 1 && report.counters.resent == report.counters.retryable,
+        "{}",
+        report.text()
+    );
+}
+
+#[test]
+fn a_message_that_comes_back_to_its_sender_is_found() {
+    let report = measure(Fault::Return, &[]);
+    assert_only(&report, &["returned"], 4);
+    assert_eq!(
+        (count(&report, "returned"), report.redelivered),
+        (1, 0),
         "{}",
         report.text()
     );

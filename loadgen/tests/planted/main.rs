@@ -66,6 +66,7 @@ fn assert_only(report: &Report, allowed: &[&str], exit_code: u8) {
         "missing",
         "duplicated",
         "reordered",
+        "returned",
         "corrupt",
         "misdelivered",
         "unanswered",

@@ -27,12 +27,24 @@ pub(crate) enum Fault {
     Swap,
     Change,
     Misdeliver,
+    /// Brings a message back to who sent it.
+    Return,
     /// Drops five and says so.
     Demote,
+    /// Drops one without a word and, twenty later, five and says so.
+    DropThenDemote,
+    /// Drops one and tells to sync; once that is done, drops another.
+    DropAroundResync,
+    /// Tells one terminal to sync, then swaps two of its messages.
+    ResyncThenSwap,
+    /// Tells one terminal to sync, then doubles a message of another.
+    ResyncThenDouble,
     /// Refuses one send, and those behind it until a restart comes.
     Refuse,
     /// Ends a connection.
     HangUp,
+    /// Drops one without a word, and ends the connection more than four seconds later.
+    DropThenHangUp,
     /// Never answers one send.
     Silence,
 }
@@ -57,6 +69,10 @@ struct Service {
     /// A message that comes later than it should.
     held: Option<(String, Vec<u8>)>,
     dropped: u64,
+    /// Whom the fault befell, and live messages for him since.
+    victim: Option<String>,
+    since: u64,
+    has_synced: bool,
 }
 
 pub(crate) fn serve(fault: Fault) -> Served {
@@ -70,6 +86,9 @@ pub(crate) fn serve(fault: Fault) -> Served {
         sends: 0,
         held: None,
         dropped: 0,
+        victim: None,
+        since: 0,
+        has_synced: false,
     }));
     Served {
         ws: listen(&service, connection),
@@ -200,6 +219,7 @@ impl Service {
             writer,
             &frame::encode(FrameKind::SyncPage, frame.reference, &page),
         );
+        self.has_synced |= self.victim.as_deref() == Some(me);
     }
 
     fn changed(&self, me: &str) -> Vec<body::ConvState> {
@@ -310,9 +330,15 @@ impl Service {
         self.live += 1;
         let bytes = frame::encode(FrameKind::Message, 0, message);
         let is_planted = self.live == 200;
+        let is_victim = self.victim.as_deref() == Some(peer);
+        self.since += u64::from(is_victim);
         match self.fault {
             Fault::Drop if is_planted => return,
             Fault::DropTail if self.live >= 500 => return,
+            Fault::DropThenDemote | Fault::DropAroundResync | Fault::DropThenHangUp if is_planted => {
+                self.victim = Some(peer.to_owned());
+                return;
+            }
             Fault::Double if is_planted => self.put_to(peer, &bytes),
             Fault::Swap if is_planted => {
                 self.held = Some((peer.to_owned(), bytes));
@@ -331,11 +357,37 @@ impl Service {
                 let other = other.unwrap().clone();
                 self.put_to(&other, &bytes);
             }
+            Fault::Return if is_planted => self.put_to(&message.sender, &bytes),
             Fault::Demote if (200..).contains(&self.live) && self.dropped < 5 => {
                 self.dropped += 1;
                 return self.demote(peer, message);
             }
+            Fault::DropThenDemote if is_victim && (20..25).contains(&self.since) => {
+                return self.demote(peer, message);
+            }
+            Fault::DropAroundResync if is_victim && self.since == 2 => self.resync(peer),
+            Fault::DropAroundResync if is_victim && self.has_synced && self.dropped == 0 => {
+                self.dropped += 1;
+                return;
+            }
+            Fault::ResyncThenSwap | Fault::ResyncThenDouble if is_planted => {
+                self.victim = Some(peer.to_owned());
+                self.resync(peer);
+            }
+            Fault::ResyncThenSwap if is_victim && self.has_synced && self.dropped == 0 => {
+                self.dropped += 1;
+                self.held = Some((peer.to_owned(), bytes));
+                return;
+            }
+            Fault::ResyncThenDouble if self.has_synced && !is_victim && self.dropped == 0 => {
+                self.dropped += 1;
+                self.put_to(peer, &bytes);
+            }
             Fault::HangUp if is_planted => return self.hang_up(peer),
+            Fault::DropThenHangUp if is_victim && self.live > 4_500 && self.dropped == 0 => {
+                self.dropped += 1;
+                return self.hang_up(peer);
+            }
             _ => {}
         }
         self.put_to(peer, &bytes);
@@ -351,6 +403,11 @@ impl Service {
         };
         let told = body::PullRequired { upto: vec![place] };
         self.put_to(peer, &frame::encode(FrameKind::PullRequired, 0, &told));
+    }
+
+    fn resync(&self, peer: &str) {
+        let resync = body::Resync { spread_ms: 0 };
+        self.put_to(peer, &frame::encode(FrameKind::Resync, 0, &resync));
     }
 
     fn hang_up(&self, peer: &str) {
