@@ -74,12 +74,9 @@ fn a_reconnect_does_not_explain_a_gap_that_was_open_for_seconds() {
 fn late_after_a_resync_is_no_broken_order_but_is_counted() {
     let report = measure(Fault::ResyncThenSwap, &[]);
     assert_only(&report, &[], 0);
-    assert_eq!(
-        (count(&report, "late"), report.faults),
-        (1, 1),
-        "{}",
-        report.text()
-    );
+    // A pull behind the sync may have brought it before.
+    let excused = count(&report, "late") + report.redelivered;
+    assert_eq!((excused, report.faults), (1, 1), "{}", report.text());
     assert!(report.text().contains("1 Resync"), "{}", report.text());
 }
 

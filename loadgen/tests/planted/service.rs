@@ -374,7 +374,8 @@ impl Service {
                 self.victim = Some(peer.to_owned());
                 self.resync(peer);
             }
-            Fault::ResyncThenSwap if is_victim && self.since == 1 => {
+            Fault::ResyncThenSwap if is_victim && self.has_synced && self.dropped == 0 => {
+                self.dropped += 1;
                 self.held = Some((peer.to_owned(), bytes));
                 return;
             }
