@@ -73,7 +73,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.stop.take());
-        self.thread.take().unwrap().join().unwrap();
+        if !std::thread::panicking() {
+            self.thread.take().unwrap().join().unwrap();
+        }
     }
 }
 

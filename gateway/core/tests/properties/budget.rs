@@ -137,7 +137,7 @@ fn who_holds_most_pays_and_not_who_is_delivered_to_next() {
     }
     world.client(reader).stuck = true;
     for seq in 1..=3 {
-        world.publish(&record(seq, &conv("a", "b"), seq..=seq, 1000, &[reader]));
+        world.publish(&record(seq, &conv("a", "b"), seq..=seq, 60_000, &[reader]));
         world.turn();
     }
     world.client(reader).stuck = false;
