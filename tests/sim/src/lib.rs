@@ -44,6 +44,7 @@ pub struct Counts {
     pub unknown: u64,
     pub bounces: u64,
     pub overflows: u64,
+    pub topics_lost: u64,
     pub pull_required: u64,
     pub resyncs: u64,
     pub online: u64,
