@@ -56,11 +56,43 @@ struct Partition {
     credit_bytes: u32,
     /// Whether it brought nothing since fetches were last looked at.
     is_quiet: bool,
+    /// What waited was lost: the next number is not known.
+    has_lost: bool,
 }
 
 impl Consumer {
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         [self.report_at, self.quiet_at].into_iter().flatten().min()
+    }
+
+    /// Takes a number of a partition; behind a loss the next one is where counting goes on.
+    fn take(&mut self, key: (u64, u16), number: u64) -> Taken {
+        let numbers = self.numbers.entry(key).or_default();
+        let partition = self.partitions.iter_mut().find(|known| known.number == key.1);
+        if let Some(partition) = partition.filter(|known| known.has_lost && number > numbers.done()) {
+            partition.has_lost = false;
+            numbers.skip_to(number);
+        }
+        numbers.take(number)
+    }
+
+    /// What waited in a partition is lost, gaps included: the router released it and cannot send it again.
+    fn lose(&mut self, at: usize, due: Duration) {
+        let Some(partition) = self.partitions.get_mut(at) else {
+            return;
+        };
+        partition.has_lost = true;
+        let number = partition.number;
+        let keys: Vec<(u64, u16)> = self
+            .numbers
+            .keys()
+            .filter(|key| key.1 == number)
+            .copied()
+            .collect();
+        for key in keys {
+            self.numbers.entry(key).or_default().give_up_gaps();
+            self.note(key, 0, due);
+        }
     }
 
     fn note(&mut self, key: (u64, u16), bytes: usize, due: Duration) {
@@ -98,6 +130,7 @@ impl Shard {
                     next: 0,
                     credit_bytes: 0,
                     is_quiet: false,
+                    has_lost: false,
                 });
             }
         }
@@ -143,6 +176,7 @@ impl Shard {
         let from = batch.from.to_native();
         if batch.lost {
             self.resync_gateway();
+            self.consumer.lose(at, self.now.mono + REPORT_PACE);
         }
         let mut next = self.consumer.partitions.get(at).map_or(0, |known| known.next);
         if from > next {
@@ -174,7 +208,7 @@ impl Shard {
             && header.number != 0
         {
             let key = (header.router_boot, partition);
-            let taken = self.consumer.numbers.entry(key).or_default().take(header.number);
+            let taken = self.consumer.take(key, header.number);
             self.consumer.note(key, bytes.len(), self.now.mono + REPORT_PACE);
             match taken {
                 Taken::Repeated if Bug::NumberNotChecked.is_planted() => {}

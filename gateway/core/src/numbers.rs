@@ -1,7 +1,8 @@
 //! Which of a router's numbered records were taken: everything up to a number, and some above it.
 //!
 //! Owns at most [`AHEAD_MAX`] numbers above the first gap. When there are more, the gap is given up: whoever asks is
-//! told that something is lost, and the sessions are told to sync.
+//! told that something is lost, and the sessions are told to sync. So it is with what the bus declares lost: nobody can
+//! send it again, and counting goes on with the next number that comes.
 
 use std::collections::BTreeSet;
 
@@ -47,13 +48,24 @@ impl Numbers {
             .unwrap_or(self.done);
         self.ahead.insert(number);
         if self.ahead.len() > AHEAD_MAX {
-            self.done = self.ahead.last().copied().unwrap_or(number);
-            self.ahead.clear();
+            self.give_up_gaps();
             return Taken::Lost;
         }
         Taken::New {
             gap: number - below - 1,
         }
+    }
+
+    /// Gives up the gaps below what was seen.
+    pub(crate) fn give_up_gaps(&mut self) {
+        self.done = self.ahead.last().copied().unwrap_or(self.done);
+        self.ahead.clear();
+    }
+
+    /// Gives up everything below a number that is above all that were seen.
+    pub(crate) fn skip_to(&mut self, number: u64) {
+        debug_assert!(number > self.done && self.ahead.is_empty(), "gaps were given up");
+        self.done = number - 1;
     }
 
     fn close_up(&mut self) {

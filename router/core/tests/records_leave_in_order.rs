@@ -1,6 +1,6 @@
 //! Whatever the order in which the ports answer: the records of a conversation are published by rising seq, a terminal's
 //! acknowledgements come in the order of its sends, and a row of the outbox is cleared when all its records were
-//! consumed, not before.
+//! consumed or lost with their topic, not before.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -187,6 +187,14 @@ impl Ports {
                     .values_mut()
                     .for_each(|held| held.retain(|each| !consumed(each)));
             }
+            Input::TopicLost(boot) => {
+                self.held
+                    .values_mut()
+                    .for_each(|held| held.retain(|(b, ..)| b != boot));
+                // What is gone is not reported; what comes behind it is.
+                let is_lost = |input: &Input| matches!(input, Input::Consumed { boot: b, .. } if b == boot);
+                self.waiting.retain(|input| !is_lost(input));
+            }
             _ => {}
         }
     }
@@ -204,7 +212,9 @@ fn run(seed: u64) {
             wall_ms: step,
         };
         let is_send = sent < 400 && (ports.waiting.is_empty() || random.below(3) > 0);
-        let input = if is_send {
+        let input = if random.below(60) == 0 {
+            Input::TopicLost(1 + random.below(BOOTS as usize) as u64)
+        } else if is_send {
             sent += 1;
             Input::Submit(submission(random.below(CONVERSATIONS as usize) as u64, sent))
         } else {

@@ -15,6 +15,16 @@ impl World {
         self.check_acks(&mut broken);
         self.check_terminals(&mut broken);
         self.check_gaps(&mut broken);
+        for ((boot, partition), topic) in &self.topics {
+            let numbers: Vec<u64> = topic.records.iter().map(|(number, _)| *number).collect();
+            if !numbers.is_empty() {
+                broken.push(format!(
+                    "partition {partition} of {boot} still holds {} records, the first is {}",
+                    numbers.len(),
+                    numbers[0]
+                ));
+            }
+        }
         if !self.store.outbox.is_empty() {
             broken.push(format!("outbox rows are left: {:?}", self.store.outbox.keys()));
         }

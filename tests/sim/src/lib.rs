@@ -56,8 +56,8 @@ macro_rules! counts {
 }
 
 counts! {
-    events, said, acked, refused, live, records, logins, kicks, cuts, crashes, unknown, bounces, overflows, pull_required,
-    resyncs, online,
+    events, said, acked, refused, live, records, logins, kicks, cuts, crashes, unknown, bounces, overflows, topics_lost,
+    pull_required, resyncs, online,
 }
 
 /// Runs one seed.

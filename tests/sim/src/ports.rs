@@ -90,7 +90,9 @@ impl Registry {
 #[derive(Debug, Default)]
 pub(crate) struct Partition {
     first_offset: u64,
-    records: VecDeque<(u64, Arc<[u8]>)>,
+    /// Below it records were dropped that nobody had consumed.
+    lost_below: u64,
+    pub(crate) records: VecDeque<(u64, Arc<[u8]>)>,
 }
 
 impl Partition {
@@ -98,12 +100,20 @@ impl Partition {
         self.records.push_back((number, record));
     }
 
-    /// First offset and records from `from` on.
-    pub(crate) fn read(&self, from: u64, count: usize) -> (u64, Vec<Vec<u8>>) {
+    /// Drops what waits, and the record that did not fit.
+    pub(crate) fn drop_all(&mut self) {
+        self.first_offset += self.records.len() as u64 + 1;
+        self.lost_below = self.first_offset;
+        self.records.clear();
+    }
+
+    /// First offset and records from `from` on, and whether some before are lost.
+    pub(crate) fn read(&self, from: u64, count: usize) -> (u64, Vec<Vec<u8>>, bool) {
         let start = from.max(self.first_offset);
         let skipped = (start - self.first_offset) as usize;
         let records = self.records.iter().skip(skipped).take(count);
-        (start, records.map(|(_, record)| record.to_vec()).collect())
+        let records = records.map(|(_, record)| record.to_vec()).collect();
+        (start, records, from < self.lost_below)
     }
 
     pub(crate) fn consumed(&mut self, upto: u64) {

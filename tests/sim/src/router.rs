@@ -21,7 +21,7 @@ use corelane_router_core::append::{Append, Batch, Committed, MemberChange};
 use corelane_router_core::event::{Input, Origin, Output, Recovered, Route, Submission};
 use corelane_router_core::{Notice, RouterCore};
 
-use crate::ports::{Registry, Session};
+use crate::ports::{Partition, Registry, Session};
 use crate::store::APP;
 use crate::world::{Event, LANES, PARTITIONS, World, secret};
 
@@ -648,13 +648,34 @@ impl World {
         if life != self.life || self.core.is_none() {
             return;
         }
-        if let Some(topic) = self.topics.get_mut(&(boot, partition)) {
+        let waiting = |((owner, _), topic): (&(u64, u16), &Partition)| {
+            if *owner == boot { topic.records.len() } else { 0 }
+        };
+        if self.topics.iter().map(waiting).sum::<usize>() >= self.faults.topic_records_max {
+            self.counts.topics_lost += 1;
+            let of_boot = |((owner, _), _): &(&(u64, u16), &mut Partition)| *owner == boot;
+            self.topics
+                .iter_mut()
+                .filter(of_boot)
+                .for_each(|(_, topic)| topic.drop_all());
+            self.after(0, Event::TopicLost(life, boot));
+        } else if let Some(topic) = self.topics.get_mut(&(boot, partition)) {
             topic.append(number, record);
         }
         for at in 0..self.links.len() {
             if self.links[at].is_up {
                 self.serve(at);
             }
+        }
+    }
+
+    /// Nothing waits for what was published to this boot before.
+    pub(crate) fn topic_lost(&mut self, life: u32, boot: u64) {
+        if life == self.life {
+            for waits in self.rows_wait.values_mut() {
+                waits.retain(|(owner, _, _)| *owner != boot);
+            }
+            self.core_input(life, Input::TopicLost(boot));
         }
     }
 
@@ -672,8 +693,8 @@ impl World {
                 let Some(topic) = self.topics.get(&(boot, partition)) else {
                     break;
                 };
-                let (first, records) = topic.read(*from, count);
-                if records.is_empty() || *credit == 0 {
+                let (first, records, lost) = topic.read(*from, count);
+                if (records.is_empty() && !lost) || *credit == 0 {
                     break;
                 }
                 *from = first + records.len() as u64;
@@ -681,7 +702,7 @@ impl World {
                 let body = frame::archive(&BusBatch {
                     partition,
                     from: first,
-                    lost: false,
+                    lost,
                     records,
                 });
                 self.push(at, RecordKind::BusBatch, 2, 0, 0, &body);

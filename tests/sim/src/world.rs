@@ -65,6 +65,7 @@ pub(crate) enum Event {
     Request(usize, crate::router::Request),
     Bounced(u32, ConvId, u64, Vec<UserId>),
     Append(u32, u64, u16, u64, Arc<[u8]>),
+    TopicLost(u32, u64),
     Crash(u32),
     Restart,
     Act(usize),
@@ -82,6 +83,8 @@ pub(crate) enum Event {
 pub(crate) struct Faults {
     pub(crate) bus: bool,
     pub(crate) bus_loses: bool,
+    /// Records that a gateway's topic holds; one more and all of them are lost.
+    pub(crate) topic_records_max: usize,
     pub(crate) store: bool,
     pub(crate) router: bool,
     pub(crate) links: bool,
@@ -142,6 +145,12 @@ impl World {
         let faults = Faults {
             bus,
             bus_loses: bus && rng.chance(500),
+            // A bus that holds little loses what it declares lost and nothing else.
+            topic_records_max: if !bus && rng.chance(600) {
+                rng.between(4, 24) as usize
+            } else {
+                usize::MAX
+            },
             store: rng.chance(600),
             router: rng.chance(500),
             links: rng.chance(600),
@@ -321,6 +330,7 @@ impl World {
             Event::Append(life, boot, partition, number, record) => {
                 self.append(life, boot, partition, number, record);
             }
+            Event::TopicLost(life, boot) => self.topic_lost(life, boot),
             Event::Crash(life) if life == self.life => self.crash_router(),
             Event::Crash(_) => {}
             Event::Restart => self.start_router(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use corelane_gateway_core::event::{Input, ShardMessage};
-use corelane_protocol::bus::FrameReceivers;
+use corelane_protocol::bus::{BusRecord, FrameReceivers};
 use corelane_protocol::frame::{self, FrameKind};
 use corelane_protocol::id::ConnId;
 use corelane_protocol::link::body::{ArchivedBounce, ArchivedBusFetch, BusBatch};
@@ -235,6 +235,55 @@ fn lost_records_make_every_shard_sync() {
     world.turn();
     assert_eq!(kind(&world.frames(bob)[0]), FrameKind::Resync);
     assert_eq!(world.to_shards, [(1, ShardMessage::OverflowedAll)]);
+}
+
+/// The bus dropped what waited; `records` stand behind the loss.
+fn lose(world: &mut World, from: u64, records: Vec<BusRecord>) {
+    let records = records.iter().map(|record| frame::archive(record).to_vec());
+    let batch = BusBatch {
+        partition: 0,
+        from,
+        lost: true,
+        records: records.collect(),
+    };
+    world.router_says(RecordKind::BusBatch, ConnId(0), &frame::archive(&batch));
+    world.turn();
+}
+
+#[test]
+fn after_a_loss_counting_goes_on_with_the_next_record() {
+    let mut world = World::new(config());
+    let bob = world.login("bob");
+    let ab = conv("alice", "bob");
+    let numbered = |number| record(number, &ab, number..=number, 10, &[bob]);
+    world.publish(&numbered(1));
+    world.publish(&numbered(3));
+    // 2 and 4 to 100 are nowhere any more: nobody can send them again.
+    lose(&mut world, 110, vec![numbered(101)]);
+    world.pass(Duration::from_millis(10));
+    assert_eq!(world.consumed(0), Some((101, Vec::new())));
+    assert_eq!(world.frames(bob).len(), 4, "three messages and a Resync");
+    // A gap below the loss that was sent again just before it: its session syncs anyway.
+    lose(&mut world, 200, vec![numbered(50)]);
+    lose(&mut world, 220, Vec::new());
+    world.pass(Duration::from_millis(10));
+    assert_eq!(world.consumed(0), Some((101, Vec::new())));
+    // What is missing behind the loss is a gap as ever.
+    lose(&mut world, 300, vec![numbered(150), numbered(152)]);
+    world.pass(Duration::from_millis(10));
+    assert_eq!(world.consumed(0), Some((150, vec![151])));
+}
+
+#[test]
+fn a_loss_before_the_first_record_leaves_no_gap() {
+    let mut world = World::new(config());
+    let bob = world.login("bob");
+    let ab = conv("alice", "bob");
+    lose(&mut world, 5, Vec::new());
+    world.pass(Duration::from_millis(10));
+    lose(&mut world, 9, vec![record(7, &ab, 7..=7, 10, &[bob])]);
+    world.pass(Duration::from_millis(10));
+    assert_eq!(world.consumed(0), Some((7, Vec::new())));
 }
 
 #[test]
