@@ -95,9 +95,9 @@ pub struct Summary {
 pub struct Recorder {
     /// From due time to the ack at the sender.
     pub due_to_ack: Latency,
-    /// From due time to the live frame at a receiver: the headline.
+    /// From due time to the moment at which a receiver had the message, live or in a page: the headline.
     pub due_to_delivery: Latency,
-    /// From the first actual send to the live frame: service time.
+    /// The same from the first actual send: service time.
     pub sent_to_delivery: Latency,
     /// From due time to the moment at which the driver took the send up: how late we were ourselves.
     pub lateness: Latency,

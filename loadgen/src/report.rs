@@ -53,9 +53,9 @@ impl Verdict {
 pub struct Latencies {
     /// Due time to ack.
     pub due_to_ack: Summary,
-    /// Due time to live delivery: the headline.
+    /// Due time to delivery, live or by a pull: the headline.
     pub due_to_delivery: Summary,
-    /// First actual send to live delivery.
+    /// First actual send to delivery.
     pub sent_to_delivery: Summary,
     /// How late the generator itself was.
     pub lateness: Summary,

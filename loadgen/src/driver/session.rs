@@ -306,11 +306,8 @@ impl Session {
             Ok(stamp) if stamp.run == env.shared.run_id && stamp.conv == conv.number() => {
                 let is_delivery = matches!(verdict, Verdict::New | Verdict::Late | Verdict::Reordered);
                 env.tally.delivered += u64::from(is_delivery);
-                let (from, to) = env.measured;
-                let is_measured = !self.is_unmeasured && (from..to).contains(&stamp.due_ns);
-                if is_delivery && is_first && is_measured {
-                    env.recorder.due_to_delivery.record_ns(stamp.due_ns, env.now_ns);
-                    env.recorder.sent_to_delivery.record_ns(stamp.sent_ns, env.now_ns);
+                if is_first && !is_own {
+                    self.record(&stamp, env);
                 }
             }
             Ok(_) => env.tally.misdelivered += 1,
@@ -319,6 +316,16 @@ impl Session {
             Err(PayloadError::Foreign) => {}
         }
         Ok(())
+    }
+
+    /// Records how long a message took until it was here, live or in a page: a reader that the service demotes and
+    /// lets pull is not faster for it.
+    fn record(&self, stamp: &Stamp, env: &mut Env<'_>) {
+        let (from, to) = env.measured;
+        if !self.is_unmeasured && (from..to).contains(&stamp.due_ns) {
+            env.recorder.due_to_delivery.record_ns(stamp.due_ns, env.now_ns);
+            env.recorder.sent_to_delivery.record_ns(stamp.sent_ns, env.now_ns);
+        }
     }
 
     /// The conversation with these bytes, if it is this user's.
@@ -431,15 +438,22 @@ impl Session {
                 env.tally.misdelivered += 1;
                 continue;
             }
-            if Stamp::read(&message.payload) == Err(PayloadError::Corrupt) {
-                env.tally.corrupt += 1;
-            }
             let Some(seq) = place_of(message.seq.to_native(), env) else {
                 continue;
             };
             let is_own = env.shared.names.user_index(&message.sender) == Some(self.me);
             let id = ClientMsgId(message.client_msg_id);
-            self.stream(conv, env).pulled(seq, id, is_own);
+            let is_first = self.stream(conv, env).pulled(seq, id, is_own);
+            match Stamp::read(&message.payload) {
+                Ok(stamp) if stamp.run == env.shared.run_id && stamp.conv == conv.number() => {
+                    if is_first && !is_own {
+                        self.record(&stamp, env);
+                    }
+                }
+                Ok(_) => env.tally.misdelivered += 1,
+                Err(PayloadError::Corrupt) => env.tally.corrupt += 1,
+                Err(PayloadError::Foreign) => {}
+            }
         }
         let more = page.next_seq.to_native() != 0 && !page.messages.is_empty();
         self.catch_up.pull_answered(conv, more);
