@@ -19,6 +19,7 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{self, Admin};
+use crate::boot::ProcessBoot;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::doctor;
@@ -164,13 +165,18 @@ pub fn run(config: Config) -> Result<(), ProcessError> {
         Some(router) => router.link_address().to_string(),
         None => config.router.seeds.first().cloned().unwrap_or_default(),
     };
-    let shard_config = shard_config(&config, cpus.len(), secret, router_address)?;
+    let boot = ProcessBoot::draw().map_err(|source| ProcessError::System {
+        what: "random bytes",
+        source,
+    })?;
+    let shard_config = shard_config(&config, cpus.len(), secret, router_address, boot.current());
+    let boot = Arc::new(boot);
     let admin_address = match config.admin.listen.as_str() {
         "" if config.router.embedded => None,
         "" => Some(admin_serve(&admin, "127.0.0.1:7071")?),
         listen => Some(admin_serve(&admin, listen)?),
     };
-    let started = start_shards(&cpus, &shard_config, listen, &verifier, &snapshots, clock)?;
+    let started = start_shards(&cpus, &shard_config, &boot, listen, &verifier, &snapshots, clock)?;
     embedded::announce(&config, listen, router.as_ref(), admin_address);
     wait(&config, &admin, router, started)
 }
@@ -189,17 +195,13 @@ fn shard_config(
     shards: usize,
     link_secret: LinkSecret,
     router: String,
-) -> Result<ShardConfig, ProcessError> {
-    let mut boot = [0; 8];
-    getrandom::fill(&mut boot).map_err(|error| ProcessError::System {
-        what: "random bytes",
-        source: std::io::Error::other(error),
-    })?;
+    boot: u64,
+) -> ShardConfig {
     let connection = &config.connection;
     let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-    Ok(ShardConfig {
+    ShardConfig {
         node: config.gateway.node.clone(),
-        boot: u64::from_le_bytes(boot) | 1,
+        boot,
         shards: u16::try_from(shards).unwrap_or(u16::MAX),
         link_secret,
         routers: vec![router],
@@ -214,7 +216,7 @@ fn shard_config(
         frames_per_s: small(connection.frames_per_s),
         drain: Duration::from_millis(config.gateway.drain_ms),
         ..ShardConfig::default()
-    })
+    }
 }
 
 /// Shards that run, and how they end.
@@ -226,6 +228,7 @@ struct Started {
 fn start_shards(
     cpus: &[usize],
     config: &ShardConfig,
+    boot: &Arc<ProcessBoot>,
     listen: SocketAddr,
     verifier: &Arc<Verifier>,
     snapshots: &[Arc<Mutex<Snapshot>>],
@@ -240,6 +243,7 @@ fn start_shards(
         let start = ShardStart {
             shard,
             config: config.clone(),
+            boot: Arc::clone(boot),
             listen,
             verifier: Arc::clone(verifier),
             snapshot: Arc::clone(snapshot),
@@ -285,6 +289,7 @@ fn start_shards(
 struct ShardStart {
     shard: usize,
     config: ShardConfig,
+    boot: Arc<ProcessBoot>,
     listen: SocketAddr,
     verifier: Arc<Verifier>,
     snapshot: Arc<Mutex<Snapshot>>,
@@ -310,6 +315,7 @@ impl ShardStart {
             config: self.config,
             listen: self.listen,
             inboxes,
+            boot: self.boot,
             verifier: self.verifier,
             snapshot: self.snapshot,
             clock: self.clock,

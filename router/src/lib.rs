@@ -12,6 +12,7 @@ mod fetch;
 mod hub;
 mod intake;
 pub mod keys;
+mod lease;
 mod link;
 mod metrics;
 pub mod registry;

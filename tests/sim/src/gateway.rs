@@ -31,6 +31,8 @@ pub(crate) struct Socket {
     pub(crate) decoder: Decoder,
     pub(crate) live: BTreeMap<ConvId, Vec<u64>>,
     pub(crate) acks: BTreeMap<ConvId, BTreeSet<u64>>,
+    /// Up to where its syncs said that there is something.
+    pub(crate) synced: BTreeMap<ConvId, u64>,
     /// It was told that something was missed.
     pub(crate) is_warned: bool,
 }
@@ -58,13 +60,18 @@ impl World {
             decoder: Decoder::new(Role::Client, 4 * 1024 * 1024),
             live: BTreeMap::new(),
             acks: BTreeMap::new(),
+            synced: BTreeMap::new(),
             is_warned: false,
         });
-        self.shard_input(
-            shard,
-            Input::Accepted(conn, IpAddr::V4(Ipv4Addr::LOCALHOST), false),
-        );
-        self.sockets.len() - 1
+        let socket = self.sockets.len() - 1;
+        self.happen(Event::Accepted(socket));
+        socket
+    }
+
+    pub(crate) fn accepted(&mut self, at: usize) {
+        let (shard, conn) = (self.sockets[at].shard, self.sockets[at].conn);
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        self.shard_input(shard, Input::Accepted(conn, address, false));
     }
 
     fn socket_of(&self, shard: usize, conn: ConnId) -> Option<usize> {
@@ -144,13 +151,15 @@ impl World {
                 self.after(100, Event::LinkLost(shard, id));
             }
             Output::ToShard(number, message) => self.to_shard(shard, number, message),
+            Output::BootLost(boot) => self.boot_lost(shard, boot),
             Output::Drained => {}
         }
     }
 
     fn to_shard(&mut self, from: usize, number: u16, message: ShardMessage) {
-        let boot = self.gateways[from].boot;
-        let is_wanted = |gateway: &crate::world::Gateway| gateway.boot == boot && gateway.number == number;
+        let process = self.gateways[from].process;
+        let is_wanted =
+            |gateway: &crate::world::Gateway| gateway.process == process && gateway.number == number;
         let Some(to) = self.gateways.iter().position(is_wanted) else {
             return;
         };

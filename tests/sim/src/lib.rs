@@ -15,6 +15,7 @@
 
 mod check;
 mod gateway;
+mod pause;
 mod ports;
 mod rng;
 mod router;
@@ -47,6 +48,7 @@ pub struct Counts {
     pub pull_required: u64,
     pub resyncs: u64,
     pub online: u64,
+    pub lapses: u64,
 }
 
 /// Runs one seed.

@@ -3,7 +3,7 @@
 //! The binaries are taken from `CORELANE_BIN_DIR` (set by `ops/test`) or from the directory that the test itself was
 //! built into. A test that finds none fails and says what to build.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -78,20 +78,21 @@ impl Running {
     ///
     /// If it cannot be started.
     pub fn start(command: &mut Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        let mut child = spawn(command.stdout(Stdio::piped()));
         let output = child.stdout.take().expect("standard output is piped");
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
+        let lines = lines_of(output, false);
+        Self { child, lines }
+    }
+
+    /// Starts a program whose log is read line by line, and goes to the test's as well.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    pub fn start_logging(command: &mut Command) -> Self {
+        let mut child = spawn(command.stderr(Stdio::piped()));
+        let log = child.stderr.take().expect("standard error is piped");
+        let lines = lines_of(log, true);
         Self { child, lines }
     }
 
@@ -101,14 +102,27 @@ impl Running {
     ///
     /// If the program ends before, or takes longer than 20 s.
     pub fn line(&mut self, prefix: &str) -> String {
+        self.line_where(prefix, |line| line.starts_with(prefix))
+    }
+
+    /// The first line of output that holds `part`.
+    ///
+    /// # Panics
+    ///
+    /// If the program ends before, or takes longer than 20 s.
+    pub fn line_with(&mut self, part: &str) -> String {
+        self.line_where(part, |line| line.contains(part))
+    }
+
+    fn line_where(&mut self, wanted: &str, is_wanted: impl Fn(&str) -> bool) -> String {
         let deadline = now() + READY;
         loop {
             let left = deadline.saturating_duration_since(now());
             match self.lines.recv_timeout(left) {
-                Ok(line) if line.starts_with(prefix) => return line,
+                Ok(line) if is_wanted(&line) => return line,
                 Ok(_) => {}
                 Err(error) => panic!(
-                    "no line {prefix:?}: {error}; the program: {:?}",
+                    "no line {wanted:?}: {error}; the program: {:?}",
                     self.child.try_wait()
                 ),
             }
@@ -128,9 +142,19 @@ impl Running {
 
     /// SIGTERM.
     pub fn terminate(&self) {
-        let _ = Command::new("kill")
-            .args(["-TERM", &self.child.id().to_string()])
+        self.signal("TERM");
+    }
+
+    /// A signal, by name: `STOP` has the process stand still, `CONT` go on.
+    ///
+    /// # Panics
+    ///
+    /// If the process is gone.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &self.child.id().to_string()])
             .status();
+        assert!(sent.is_ok_and(|status| status.success()), "no {name} was sent");
     }
 
     /// Waits for its end; the exit code, or `None` after a signal.
@@ -150,6 +174,44 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn spawn(command: &mut Command) -> Child {
+    let child = command.stdin(Stdio::null()).spawn();
+    child.unwrap_or_else(|error| panic!("{command:?} does not start: {error}"))
+}
+
+fn lines_of(output: impl Read + Send + 'static, is_shown: bool) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if is_shown {
+                let _ = writeln!(std::io::stderr(), "{line}");
+            }
+            // Read to the end in any case: a program whose output nobody reads stands still.
+            let _ = sender.send(line);
+        }
+    });
+    lines
+}
+
+/// The figure of a metric, as served at `base`; of all its labels together.
+///
+/// # Panics
+///
+/// If metrics are not served there.
+pub fn metric(base: &str, name: &str) -> u64 {
+    let mut answer = ureq::get(&format!("{base}/metrics"))
+        .call()
+        .expect("metrics are served");
+    let text = answer.body_mut().read_to_string().expect("text");
+    let figures = text.lines().filter_map(|line| {
+        let (row, figure) = line.rsplit_once(' ')?;
+        (row.split('{').next() == Some(name)).then_some(figure)
+    });
+    figures
+        .map(|figure| figure.parse::<u64>().expect("a whole number"))
+        .sum()
 }
 
 /// A gateway with everything embedded.
@@ -202,15 +264,22 @@ impl Gateway {
     /// If it is not ready in time.
     pub fn from(mut process: Running, data: &Path) -> Self {
         let line = process.line("ready ");
-        let field = |name: &str| {
-            let found = line
-                .split_whitespace()
-                .find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
-            found
-                .unwrap_or_else(|| panic!("no {name} in {line:?}"))
-                .to_owned()
-        };
-        let ws_url = field("ws");
+        Self::ready(process, data, &line, field(&line, "http"))
+    }
+
+    /// Takes a started gateway whose router serves `http` in another process, and waits until it is ready; with it the
+    /// base URL of its own metrics.
+    ///
+    /// # Panics
+    ///
+    /// If it is not ready in time.
+    pub fn beside(mut process: Running, data: &Path, http: String) -> (Self, String) {
+        let line = process.line("ready ");
+        (Self::ready(process, data, &line, http), field(&line, "admin"))
+    }
+
+    fn ready(process: Running, data: &Path, line: &str, http: String) -> Self {
+        let ws_url = field(line, "ws");
         let ws = ws_url
             .trim_start_matches("ws://")
             .trim_end_matches("/ws")
@@ -220,7 +289,7 @@ impl Gateway {
             process,
             ws_url,
             ws,
-            http: field("http"),
+            http,
             data: data.to_owned(),
         }
     }
@@ -273,4 +342,14 @@ impl Gateway {
     }
 }
 
+/// A field of the line that says where everything is.
+fn field(line: &str, name: &str) -> String {
+    let mut fields = line.split_whitespace();
+    let found = fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+    found
+        .unwrap_or_else(|| panic!("no {name} in {line:?}"))
+        .to_owned()
+}
+
 pub mod client;
+pub mod two;

@@ -11,7 +11,7 @@ use corelane_protocol::bus::{BUS_VERSION, BusFrame, BusRecord, Receivers, class}
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{self, Frame, FrameKind, body};
 use corelane_protocol::id::{AppId, ConnId, ConvId, UserId};
-use corelane_protocol::link::body::{ArchivedClaim, ArchivedConsumed, BusBatch, Claimed, Kick};
+use corelane_protocol::link::body::{ArchivedClaim, ArchivedConsumed, BusBatch, Claimed, Kick, Renewed};
 use corelane_protocol::link::codec::{LinkCodec, LinkEvent, LinkRole, LinkSecret, PeerInfo};
 use corelane_protocol::link::record::{Record, RecordKind};
 use corelane_protocol::time::Now;
@@ -75,6 +75,10 @@ pub struct World {
     pub partitions: u16,
     /// Whether claims are answered.
     pub claims_granted: bool,
+    /// Whether renewals are answered.
+    pub renewals_granted: bool,
+    /// Boots that the shard asked to have replaced.
+    pub boots_lost: Vec<u64>,
     pub got: Vec<Got>,
     pub to_shards: Vec<(u16, ShardMessage)>,
     pub drained: bool,
@@ -118,6 +122,8 @@ impl World {
             incarnation: 1,
             partitions: 4,
             claims_granted: true,
+            renewals_granted: true,
+            boots_lost: Vec::new(),
             got: Vec::new(),
             to_shards: Vec::new(),
             drained: false,
@@ -204,6 +210,7 @@ impl World {
                     self.input(Input::LinkClosed(id));
                 }
                 Output::ToShard(shard, message) => self.to_shards.push((shard, message)),
+                Output::BootLost(boot) => self.boots_lost.push(boot),
                 Output::Drained => self.drained = true,
             }
         }
@@ -223,7 +230,7 @@ impl World {
         let Some(router) = self.router.as_mut() else {
             return;
         };
-        let mut claims = Vec::new();
+        let (mut claims, mut renewals) = (Vec::new(), Vec::new());
         let got = &mut self.got;
         let fed = router.codec.feed(bytes, &mut |event| {
             if let LinkEvent::Record(record) = event {
@@ -231,6 +238,9 @@ impl World {
                 if kind == RecordKind::Claim {
                     let claim = frame::access::<ArchivedClaim>(record.body).expect("a claim");
                     claims.push((record.conn, claim.owner_seq.to_native()));
+                }
+                if kind == RecordKind::Renew {
+                    renewals.push(record.reference);
                 }
                 got.push(Got {
                     kind,
@@ -248,6 +258,11 @@ impl World {
             self.link_in();
             return self.cut_link();
         }
+        if self.renewals_granted {
+            for reference in renewals {
+                self.answer_renewal(reference, true);
+            }
+        }
         if self.claims_granted {
             for (conn, owner_seq) in claims {
                 self.answer_claim(ConnId(conn), owner_seq, 0);
@@ -263,17 +278,29 @@ impl World {
         self.queue_record(RecordKind::Claimed, conn, &body);
     }
 
+    /// Says whether the boot is alive; reference 0 if nobody asked.
+    pub fn answer_renewal(&mut self, reference: u32, alive: bool) {
+        let body = frame::archive(&Renewed { alive });
+        self.queue(&Record {
+            kind: RecordKind::Renewed as u8,
+            reference,
+            body: &body,
+            ..Record::default()
+        });
+    }
+
     fn queue_record(&mut self, kind: RecordKind, conn: ConnId, body: &[u8]) {
+        self.queue(&Record {
+            kind: kind as u8,
+            conn: conn.0,
+            body,
+            ..Record::default()
+        });
+    }
+
+    fn queue(&mut self, record: &Record<'_>) {
         let router = self.router.as_mut().expect("there is a link");
-        router
-            .codec
-            .push(&Record {
-                kind: kind as u8,
-                conn: conn.0,
-                body,
-                ..Record::default()
-            })
-            .expect("tests stay within credit");
+        router.codec.push(record).expect("tests stay within credit");
     }
 
     /// A record from the router; it arrives at once.
@@ -496,6 +523,11 @@ impl World {
             .partition(|got| got.kind == kind);
         self.got = rest;
         wanted
+    }
+
+    /// The boot that the shard named on its present link.
+    pub fn linked_boot(&self) -> Option<u64> {
+        Some(self.router.as_ref()?.codec.peer()?.boot)
     }
 
     /// The link's socket dies.
