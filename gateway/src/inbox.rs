@@ -119,6 +119,11 @@ impl Inbox {
         self.shared.waker.wake();
     }
 
+    /// Wakes the shard for something that stands beside its inbox.
+    pub fn wake(&self) {
+        self.shared.waker.wake();
+    }
+
     /// Asks the shard to drain.
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::Release);

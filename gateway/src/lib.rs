@@ -4,6 +4,7 @@
 //! system calls: threads, files, clocks, signals.
 
 pub mod admin;
+pub mod boot;
 pub mod clock;
 pub mod config;
 pub mod doctor;

@@ -19,6 +19,7 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{self, Admin};
+use crate::boot::ProcessBoot;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::doctor;
@@ -170,14 +171,26 @@ pub fn run(config: Config) -> Result<(), ProcessError> {
         Some(router) => router.link_address().to_string(),
         None => config.router.seeds.first().cloned().unwrap_or_default(),
     };
-    let shard_config = shard_config(&config, cpus.len(), secret, router_address)?;
+    let boot = ProcessBoot::draw().map_err(|source| ProcessError::System {
+        what: "random bytes",
+        source,
+    })?;
+    let shard_config = shard_config(&config, cpus.len(), secret, router_address, boot.current())?;
+    let boot = Arc::new(boot);
     let admin_address = match config.admin.listen.as_str() {
         "" if config.router.embedded => None,
         "" => Some(admin_serve(&admin, "127.0.0.1:7071")?),
         listen => Some(admin_serve(&admin, listen)?),
     };
     let gather = Duration::from_micros(config.gateway.gather_us);
-    let started = start_shards(&cpus, &shard_config, listen, &verifier, &snapshots, gather, clock)?;
+    let common = Common {
+        boot,
+        listen,
+        verifier,
+        gather,
+        clock,
+    };
+    let started = start_shards(&cpus, &shard_config, &common, &snapshots)?;
     embedded::announce(&config, listen, router.as_ref(), admin_address);
     wait(&config, &admin, router, started)
 }
@@ -196,17 +209,13 @@ fn shard_config(
     shards: usize,
     link_secret: LinkSecret,
     router: String,
+    boot: u64,
 ) -> Result<ShardConfig, ProcessError> {
-    let mut boot = [0; 8];
-    getrandom::fill(&mut boot).map_err(|error| ProcessError::System {
-        what: "random bytes",
-        source: std::io::Error::other(error),
-    })?;
     let connection = &config.connection;
     let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     Ok(ShardConfig {
         node: config.gateway.node.clone(),
-        boot: u64::from_le_bytes(boot) | 1,
+        boot,
         shards: u16::try_from(shards).unwrap_or(u16::MAX),
         cluster_id: config.cluster_id()?,
         link_secret,
@@ -292,11 +301,8 @@ fn spawn_shard(
 fn start_shards(
     cpus: &[usize],
     config: &ShardConfig,
-    listen: SocketAddr,
-    verifier: &Arc<Verifier>,
+    common: &Common,
     snapshots: &[Arc<Mutex<Snapshot>>],
-    gather: Duration,
-    clock: Clock,
 ) -> Result<Started, ProcessError> {
     let (ended_sender, ended) = channel();
     let (waker_sender, wakers) = channel();
@@ -307,11 +313,8 @@ fn start_shards(
         let start = ShardStart {
             shard,
             config: config.clone(),
-            listen,
-            verifier: Arc::clone(verifier),
+            common: common.clone(),
             snapshot: Arc::clone(snapshot),
-            gather,
-            clock,
             wakers: waker_sender.clone(),
             inboxes,
         };
@@ -340,15 +343,22 @@ fn start_shards(
     Ok(Started { inboxes, ended })
 }
 
+/// What all shards share.
+#[derive(Clone)]
+struct Common {
+    boot: Arc<ProcessBoot>,
+    listen: SocketAddr,
+    verifier: Arc<Verifier>,
+    gather: Duration,
+    clock: Clock,
+}
+
 /// What a shard's thread begins with. The engine must be made on the thread that uses it.
 struct ShardStart {
     shard: usize,
     config: ShardConfig,
-    listen: SocketAddr,
-    verifier: Arc<Verifier>,
+    common: Common,
     snapshot: Arc<Mutex<Snapshot>>,
-    gather: Duration,
-    clock: Clock,
     wakers: Sender<(usize, Waker)>,
     inboxes: Receiver<Vec<Inbox>>,
 }
@@ -371,12 +381,13 @@ impl ShardStart {
         let setup = ShardSetup {
             shard: u16::try_from(self.shard).map_err(|error| error.to_string())?,
             config: self.config,
-            listen: self.listen,
+            listen: self.common.listen,
             inboxes,
-            verifier: self.verifier,
+            boot: self.common.boot,
+            verifier: self.common.verifier,
             snapshot: self.snapshot,
-            gather: self.gather,
-            clock: self.clock,
+            gather: self.common.gather,
+            clock: self.common.clock,
         };
         let shard = ShardLoop::new(setup, engine).map_err(|error| error.to_string())?;
         shard.run().map_err(|error| error.to_string())

@@ -15,12 +15,13 @@ use corelane_gateway_core::{Shard, ShardConfig, ShardMetrics};
 use corelane_net::{Engine, EngineError, Event, ListenOptions, ListenerId, Socket};
 use corelane_protocol::id::ConnId;
 
+use crate::boot::ProcessBoot;
 use crate::clock::Clock;
 use crate::inbox::Inbox;
 use crate::resolver::Resolver;
 use crate::token::Verifier;
 
-/// Longest wait of a shard: the inbox's drain flag and the snapshots are at most this late.
+/// Longest wait of a shard: the inbox's drain flag, a new boot and the snapshots are at most this late.
 const WAIT_MAX: Duration = Duration::from_millis(20);
 /// A shard that saw nothing but heartbeats for this long gathers them.
 const QUIET_AFTER: Duration = Duration::from_millis(100);
@@ -32,12 +33,14 @@ const SNAPSHOT_PACE: Duration = Duration::from_millis(250);
 pub struct ShardSetup {
     /// Number of this shard.
     pub shard: u16,
-    /// The rules' configuration.
+    /// The rules' configuration; its boot is that of the process at the start.
     pub config: ShardConfig,
     /// The listener, bound by the shard's engine.
     pub listen: SocketAddr,
     /// Inboxes of all shards, this one's included, in the order of their numbers.
     pub inboxes: Vec<Inbox>,
+    /// The boot of the process.
+    pub boot: Arc<ProcessBoot>,
     /// Checks tokens.
     pub verifier: Arc<Verifier>,
     /// Where the shard leaves its figures.
@@ -80,6 +83,8 @@ pub struct ShardLoop {
     resolver: Resolver,
     outputs: Vec<Output>,
     to_shards: Vec<Vec<ShardMessage>>,
+    /// The boot that the core has.
+    boot: u64,
     drained: bool,
 }
 
@@ -100,6 +105,7 @@ impl ShardLoop {
         let resolver = Resolver::new(engine.waker(), usize::from(setup.shard));
         let to_shards = setup.inboxes.iter().map(|_| Vec::new()).collect();
         Ok(Self {
+            boot: setup.config.boot,
             setup,
             engine,
             listener,
@@ -154,6 +160,11 @@ impl ShardLoop {
                 if let Some(conn) = self.client_at(slot) {
                     self.handle(Input::FromShard(ShardMessage::Overflowed(conn)));
                 }
+            }
+            let boot = self.setup.boot.current();
+            if boot != self.boot {
+                self.boot = boot;
+                self.handle(Input::NewBoot(boot));
             }
             if !draining && inbox.is_draining() {
                 draining = true;
@@ -327,7 +338,31 @@ impl ShardLoop {
                     batch.push(message);
                 }
             }
+            Output::BootLost(boot) => self.replace_boot(boot),
             Output::Drained => self.drained = true,
+        }
+    }
+
+    /// Whichever shard of the process says so first draws the next boot; all of them take it in their next turn.
+    fn replace_boot(&mut self, lost: u64) {
+        let is_new = self
+            .setup
+            .boot
+            .replace(lost)
+            .expect("the kernel gives random bytes");
+        if is_new {
+            let (lost, boot) = (
+                format!("{lost:016x}"),
+                format!("{:016x}", self.setup.boot.current()),
+            );
+            tracing::warn!(
+                lost,
+                boot,
+                "the lease ran out: the gateway goes on under a new boot"
+            );
+        }
+        for inbox in &self.setup.inboxes {
+            inbox.wake();
         }
     }
 

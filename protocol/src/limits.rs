@@ -1,5 +1,7 @@
 //! Every bound of the wire, and how they fit together.
 
+use std::time::Duration;
+
 use crate::id::{CONV_ID_BYTES_MAX, ID_BYTES_MAX};
 
 /// Largest payload of a message, in bytes.
@@ -41,6 +43,10 @@ pub const LINK_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const BUS_RECORD_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Most members of a group.
 pub const GROUP_MEMBERS_MAX: usize = 10_000;
+/// How long a gateway lives without a sign of life: its lease.
+pub const LEASE: Duration = Duration::from_secs(10);
+/// How often a gateway renews its lease in the time of one.
+pub const RENEWALS_PER_LEASE: u32 = 3;
 /// Highest seq and n: JSON numbers stay exact.
 pub const SEQ_MAX: u64 = (1 << 53) - 1;
 
@@ -61,6 +67,10 @@ const _: () = {
     assert!(
         BUS_RECORD_BYTES_MAX + 4096 < LINK_BATCH_BYTES_MAX,
         "a bus record fits a link batch"
+    );
+    assert!(
+        RENEWALS_PER_LEASE >= 3,
+        "one renewal may be lost with its link, and the next one late"
     );
     assert!(
         SERVER_FRAME_BYTES_MAX + 4096 < LINK_BATCH_BYTES_MAX,

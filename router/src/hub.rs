@@ -93,11 +93,20 @@ impl LinkHandle {
         let _ = self.records.send(records);
     }
 
+    /// Ends when the link is over, and all that its session task was asked for is done.
+    pub(crate) async fn ended(&self) {
+        self.records.closed().await;
+    }
+
     /// Asks the link to end.
     pub(crate) fn close(&self) {
         self.close.notify_one();
     }
 }
+
+/// The shard has a newer link already: this one was given up before its proof was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Superseded;
 
 /// All links that are up.
 #[derive(Debug, Default)]
@@ -106,11 +115,29 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    /// Adds a link; an older one of the same shard is closed.
-    pub(crate) fn add(&self, boot: u64, shard: u16, link: LinkHandle) {
-        if let Some(older) = self.lock().insert((boot, shard), link) {
+    /// Adds a link; an older one of the same shard is closed and given back.
+    ///
+    /// # Errors
+    ///
+    /// [`Superseded`]: end the link.
+    pub(crate) fn add(
+        &self,
+        boot: u64,
+        shard: u16,
+        link: LinkHandle,
+    ) -> Result<Option<LinkHandle>, Superseded> {
+        let mut links = self.lock();
+        if links
+            .get(&(boot, shard))
+            .is_some_and(|present| present.id > link.id)
+        {
+            return Err(Superseded);
+        }
+        let older = links.insert((boot, shard), link);
+        if let Some(older) = &older {
             older.close();
         }
+        Ok(older)
     }
 
     /// Removes a link, unless a newer one took its place. True if the gateway has no link left.
@@ -131,6 +158,17 @@ impl Hub {
     pub(crate) fn send(&self, boot: u64, record: Outgoing) {
         if let Some(link) = self.link(boot, ConnId(record.conn).shard()) {
             link.send(vec![record]);
+        }
+    }
+
+    /// Sends a record to every shard of a gateway that has a link.
+    pub(crate) fn send_all(&self, boot: u64, record: &Outgoing) {
+        for link in self
+            .lock()
+            .range((boot, 0)..=(boot, u16::MAX))
+            .map(|(_, link)| link)
+        {
+            link.send(vec![record.clone()]);
         }
     }
 
@@ -168,8 +206,14 @@ mod tests {
         let hub = Hub::default();
         let (older, mut older_box) = LinkHandle::new(1);
         let (newer, mut newer_box) = LinkHandle::new(2);
-        hub.add(9, 3, older);
-        hub.add(9, 3, newer);
+        assert!(hub.add(9, 3, older.clone()).unwrap().is_none());
+        let replaced = hub.add(9, 3, newer).unwrap();
+        assert_eq!(replaced.map(|older| older.id), Some(1));
+        assert_eq!(
+            hub.add(9, 3, older).err(),
+            Some(Superseded),
+            "what comes late does not take its place back"
+        );
         hub.send(9, record(10));
         assert!(older_box.records.try_recv().is_err());
         assert_eq!(newer_box.records.try_recv().unwrap(), [record(10)]);

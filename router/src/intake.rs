@@ -33,8 +33,10 @@ pub(crate) enum FromLink {
     Refused(Outgoing),
     /// A client wants to know or tell something.
     Request(Request),
-    /// A session begins or ends, or the gateway says how it is.
+    /// A session begins or ends.
     Session(SessionRecord),
+    /// The gateway is alive; the reference of its word.
+    Renew(u32),
     /// Connections were gone.
     Bounce(BounceRecord),
     /// Bus records are wanted.
@@ -93,7 +95,8 @@ pub(crate) enum SessionRecord {
         again: bool,
     },
     Unclaim(SessionKey),
-    Renew,
+    /// All that this shard has were claimed on this link.
+    ClaimsDone,
     Leave,
 }
 
@@ -134,7 +137,8 @@ pub(crate) fn take_record(
         RecordKind::Consumed => consumed(boot, own_boot, record),
         RecordKind::Bounce => bounce(record).map(FromLink::Bounce),
         RecordKind::BusFetch => fetch(record).map(FromLink::Fetch),
-        RecordKind::Renew => Some(FromLink::Session(SessionRecord::Renew)),
+        RecordKind::Renew => Some(FromLink::Renew(record.reference)),
+        RecordKind::ClaimsDone => Some(FromLink::Session(SessionRecord::ClaimsDone)),
         RecordKind::Leave => Some(FromLink::Session(SessionRecord::Leave)),
         RecordKind::ServerFrame
         | RecordKind::Claimed

@@ -13,6 +13,7 @@ pub mod http;
 mod hub;
 mod intake;
 pub mod keys;
+mod lease;
 mod link;
 mod metrics;
 pub mod registry;

@@ -21,11 +21,12 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::bus::Bus as _;
 use crate::driver::Event;
 use crate::fetch::Fetches;
-use crate::hub::{LinkHandle, LinkMailbox, Outgoing};
+use crate::hub::{LinkHandle, LinkMailbox, Outgoing, Superseded};
 use crate::intake::{FromLink, take_record};
+use crate::lease::{Life, renewed};
 use crate::registry::{Gateway, Registry as _};
 use crate::requests::Requests;
-use crate::sessions::{Sessions, renewed};
+use crate::sessions::Sessions;
 use crate::shared::Shared;
 
 /// A peer that did not prove who it is within this time is closed.
@@ -113,6 +114,7 @@ struct Up {
     peer: PeerInfo,
     requests: Requests,
     sessions: Sessions,
+    life: Life,
     fetches: Fetches,
 }
 
@@ -140,10 +142,12 @@ impl<'a> Link<'a> {
             Ok(()) => EndOfLink::Closed,
             Err(end) => end,
         };
-        if let Some(up) = link.up.take() {
+        if let Some(Up { peer, sessions, .. }) = link.up.take() {
             let PeerInfo {
                 boot, shard: number, ..
-            } = up.peer;
+            } = peer;
+            // A newer link of the shard waits for this.
+            sessions.finish().await;
             let last = shared.hub.remove(boot, number, id);
             let boot = format!("{boot:016x}");
             tracing::info!(
@@ -173,6 +177,9 @@ impl<'a> Link<'a> {
                 read = reader.read_buf(&mut input) => {
                     if read? == 0 {
                         return Ok(());
+                    }
+                    if let Some(up) = &mut self.up {
+                        up.life.heard().await;
                     }
                     self.take(&input).await?;
                     input.clear();
@@ -272,13 +279,18 @@ impl<'a> Link<'a> {
                 .map_err(|error| refused(&error))?;
         } else {
             // Its boot was declared dead: it must take a new one before it claims anything.
-            self.handle.send(vec![renewed(false)]);
+            self.handle.send(vec![renewed(false, 0)]);
         }
-        self.shared.hub.add(boot.0, shard, self.handle.clone());
+        let older = self
+            .shared
+            .hub
+            .add(boot.0, shard, self.handle.clone())
+            .map_err(|Superseded| EndOfLink::Asked)?;
         let common = || Arc::clone(self.shared);
         self.up = Some(Up {
             requests: Requests::start(boot.0, common(), self.handle.clone()),
-            sessions: Sessions::start(node, boot.0, common(), self.handle.clone()),
+            sessions: Sessions::start(node, (boot.0, shard), common(), self.handle.clone(), older),
+            life: Life::new(boot, common(), self.handle.clone()),
             fetches: Fetches::new(boot.0, common(), self.handle.clone()),
             peer,
         });
@@ -289,13 +301,19 @@ impl<'a> Link<'a> {
         let Some(up) = &mut self.up else { return Ok(()) };
         let mut submissions = Vec::new();
         let mut refused = Vec::new();
+        for each in &taken {
+            if let FromLink::Renew(reference) = each {
+                up.life.renew(*reference).await;
+            }
+        }
         for each in taken {
             match each {
                 FromLink::ToDriver(input) => submissions.push(input),
                 FromLink::Refused(record) => refused.push(record),
                 FromLink::Request(request) => up.requests.take(request),
                 FromLink::Bounce(bounce) => up.requests.bounced(bounce),
-                FromLink::Session(session) => up.sessions.take(session).await,
+                FromLink::Session(session) => up.life.while_unread(up.sessions.take(session)).await,
+                FromLink::Renew(_) => {}
                 FromLink::Fetch(fetch) => up.fetches.take(fetch),
             }
         }
@@ -303,9 +321,9 @@ impl<'a> Link<'a> {
             self.handle.send(refused);
         }
         if !submissions.is_empty() {
-            self.shared
-                .driver
-                .send(Event::Inputs(submissions))
+            let handed_over = self.shared.driver.send(Event::Inputs(submissions));
+            up.life
+                .while_unread(handed_over)
                 .await
                 .map_err(|_| EndOfLink::Stopping)?;
         }

@@ -112,9 +112,15 @@ pub(crate) struct Metrics {
     persist: Histogram,
     publish: Histogram,
     commit: Histogram,
+    lapses: AtomicU64,
 }
 
 impl Metrics {
+    /// A gateway's lease ran out.
+    pub(crate) fn lease_lapsed(&self) {
+        self.lapses.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// A sampled message that was decoded at `stamp_us` reached a stage at `now_us`.
     pub(crate) fn reached(&self, stage: Stage, now_us: u64, stamp_us: u64) {
         self.stage(stage).observe(now_us.saturating_sub(stamp_us));
@@ -244,6 +250,11 @@ fn render_counters(shared: &Shared, core: &RouterMetrics, into: &mut String) {
             "corelane_router_outbox_cleared_total",
             "Outbox rows cleared.",
             core.cleared,
+        ),
+        (
+            "corelane_router_leases_lapsed_total",
+            "Gateway boots declared dead because their lease ran out.",
+            shared.metrics.lapses.load(Ordering::Relaxed),
         ),
         (
             "corelane_store_commits_total",

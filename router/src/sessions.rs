@@ -1,20 +1,26 @@
-//! Sessions of one link: routes are claimed and given up, leases are kept, those who must go are told.
+//! Sessions of one link: routes are claimed and given up, those who must go are told.
 //!
-//! Owns one task per link, so that claims and unclaims of a connection are carried out in their order. Its queue holds
-//! [`QUEUE`] records; when it is full the link is not read until there is room.
+//! Owns one task per link, so that claims and unclaims of a connection are carried out in their order; the task of a
+//! shard's newer link begins when that of the older one has ended. Its queue holds [`QUEUE`] records; when it is full the
+//! link is not read until there is room.
+//!
+//! A session that ended while there was no link could not give its route up. So every new link begins with the claims of
+//! all sessions of its shard, and ends them with `ClaimsDone`: until then the task gathers what was claimed (two words
+//! per session), and then drops every other route of the shard.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use corelane_protocol::frame;
 use corelane_protocol::id::{AppUser, BootId, ConnId, NodeId};
-use corelane_protocol::link::body::{Claimed, Kick, Renewed};
+use corelane_protocol::link::body::{Claimed, Kick};
 use corelane_protocol::link::record::RecordKind;
-use corelane_router_core::event::Input;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-use crate::bus::Bus as _;
 use crate::hub::{LinkHandle, Outgoing};
 use crate::intake::{SessionKey, SessionRecord};
+use crate::lease::gateway_gone;
 use crate::registry::{ClaimOutcome, ClaimRequest, Registry as _, Route};
 use crate::shared::Shared;
 
@@ -29,21 +35,34 @@ const CODE_OVERLOADED: u16 = 4007;
 #[derive(Debug)]
 pub(crate) struct Sessions {
     queue: mpsc::Sender<SessionRecord>,
+    task: JoinHandle<()>,
 }
 
 impl Sessions {
-    pub(crate) fn start(node: NodeId, boot: u64, shared: Arc<Shared>, link: LinkHandle) -> Self {
+    /// `older`: the link of this shard whose place `link` took.
+    pub(crate) fn start(
+        node: NodeId,
+        (boot, number): (u64, u16),
+        shared: Arc<Shared>,
+        link: LinkHandle,
+        older: Option<LinkHandle>,
+    ) -> Self {
         let (queue, records) = mpsc::channel(QUEUE);
-        tokio::spawn(
-            Worker {
-                node,
-                boot,
-                shared,
-                link,
+        let routes = Task {
+            node,
+            boot,
+            shard: number,
+            shared,
+            link,
+            claimed: Some(HashSet::new()),
+        };
+        let task = tokio::spawn(async move {
+            if let Some(older) = older {
+                older.ended().await;
             }
-            .run(records),
-        );
-        Self { queue }
+            routes.run(records).await;
+        });
+        Self { queue, task }
     }
 
     /// Queues a record; waits while the queue is full.
@@ -51,17 +70,28 @@ impl Sessions {
         // The task ends only with this sender.
         let _ = self.queue.send(record).await;
     }
+
+    /// Waits until everything that was queued is done.
+    pub(crate) async fn finish(self) {
+        drop(self.queue);
+        if self.task.await.is_err() {
+            tracing::error!("the session task of a link panicked");
+        }
+    }
 }
 
-struct Worker {
+struct Task {
     node: NodeId,
     boot: u64,
+    shard: u16,
     shared: Arc<Shared>,
     link: LinkHandle,
+    /// Claims of this link that hold a route, until all are made.
+    claimed: Option<HashSet<(ConnId, u64)>>,
 }
 
-impl Worker {
-    async fn run(self, mut records: mpsc::Receiver<SessionRecord>) {
+impl Task {
+    async fn run(mut self, mut records: mpsc::Receiver<SessionRecord>) {
         while let Some(record) = records.recv().await {
             match record {
                 SessionRecord::Claim {
@@ -73,7 +103,7 @@ impl Worker {
                     self.claim(key, reference, issued_at_s, again).await;
                 }
                 SessionRecord::Unclaim(key) => self.unclaim(key).await,
-                SessionRecord::Renew => self.renew().await,
+                SessionRecord::ClaimsDone => self.claims_done().await,
                 SessionRecord::Leave => gateway_gone(&self.shared, BootId(self.boot)).await,
             }
         }
@@ -90,7 +120,7 @@ impl Worker {
         }
     }
 
-    async fn claim(&self, key: SessionKey, reference: u32, issued_at_s: u64, again: bool) {
+    async fn claim(&mut self, key: SessionKey, reference: u32, issued_at_s: u64, again: bool) {
         let route = self.route(&key);
         let (conn, owner_seq) = (key.conn, key.owner_seq);
         let claim = ClaimRequest {
@@ -101,7 +131,12 @@ impl Worker {
             again,
         };
         let (refused_code, kicks) = match self.shared.registry.claim(claim).await {
-            Ok(ClaimOutcome::Held { kicks }) => (0, kicks),
+            Ok(ClaimOutcome::Held { kicks }) => {
+                if let Some(claimed) = &mut self.claimed {
+                    claimed.insert((ConnId(conn), owner_seq));
+                }
+                (0, kicks)
+            }
             Ok(ClaimOutcome::Refused { code }) => (code, Vec::new()),
             Err(error) => {
                 tracing::warn!(%error, "a claim was refused");
@@ -126,8 +161,11 @@ impl Worker {
         }]);
     }
 
-    async fn unclaim(&self, key: SessionKey) {
+    async fn unclaim(&mut self, key: SessionKey) {
         let route = self.route(&key);
+        if let Some(claimed) = &mut self.claimed {
+            claimed.remove(&(route.conn, route.owner_seq));
+        }
         let user = AppUser {
             app: key.app,
             user: key.user,
@@ -138,27 +176,31 @@ impl Worker {
         }
     }
 
-    async fn renew(&self) {
-        let alive = match self.shared.registry.renew(BootId(self.boot)).await {
-            Ok(alive) => alive,
-            Err(error) => {
-                tracing::warn!(%error, "a lease could not be renewed");
-                return;
-            }
+    /// Routes of the shard that nobody claimed on this link are of sessions that ended without a word.
+    async fn claims_done(&mut self) {
+        let Some(claimed) = self.claimed.take() else {
+            return;
         };
-        self.link.send(vec![renewed(alive)]);
-    }
-}
-
-/// The answer to a renewal.
-pub(crate) fn renewed(alive: bool) -> Outgoing {
-    let body = frame::archive(&Renewed { alive }).to_vec();
-    Outgoing {
-        kind: RecordKind::Renewed,
-        priority: 0,
-        conn: 0,
-        reference: 0,
-        body,
+        let registry = &self.shared.registry;
+        match registry.keep_only(BootId(self.boot), self.shard, claimed).await {
+            Ok(stale) => {
+                let count = stale.len();
+                let mut gone = self.shared.gone();
+                for (user, conn) in stale {
+                    gone.add(self.boot, conn.0, user);
+                }
+                if count > 0 {
+                    tracing::info!(
+                        count,
+                        shard = self.shard,
+                        "routes of sessions that ended were dropped"
+                    );
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "stale routes could not be dropped; the next link asks again");
+            }
+        }
     }
 }
 
@@ -177,33 +219,4 @@ pub(crate) fn kick_route(shared: &Shared, route: &Route, code: u16) {
         body,
     };
     shared.hub.send(route.boot.0, kick);
-}
-
-/// Forgets a gateway that left or is dead: its routes, its topic, and what was waited for there.
-pub(crate) async fn gateway_gone(shared: &Shared, boot: BootId) {
-    if let Err(error) = shared.registry.leave(boot).await {
-        tracing::warn!(%error, "a gateway's routes could not be dropped");
-    }
-    let _ = shared.bus.delete(boot).await;
-    shared.input(Input::GatewayGone(boot.0)).await;
-}
-
-/// Looks for gateways whose lease ran out, until the router stops.
-pub(crate) async fn reap(shared: Arc<Shared>) {
-    let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = shared.stop.cancelled() => return,
-        }
-        match shared.registry.reap().await {
-            Ok(dead) => {
-                for boot in dead {
-                    tracing::warn!(boot = format!("{:016x}", boot.0), "a gateway's lease ran out");
-                    gateway_gone(&shared, boot).await;
-                }
-            }
-            Err(error) => tracing::warn!(%error, "leases could not be looked at"),
-        }
-    }
 }

@@ -23,13 +23,12 @@ use crate::driver::{Driver, QUEUE};
 use crate::http::{self, HttpLimits};
 use crate::hub::Hub;
 use crate::keys::{self, KeyError};
-use crate::link;
 use crate::metrics::Metrics;
 use crate::registry::memory::MemoryRegistry;
-use crate::sessions;
 use crate::shared::{Shared, Stop, StopReason};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{MessageStore as _, StoreError, StoreInfo, schema};
+use crate::{lease, link};
 
 /// How long a stop may take.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -309,7 +308,7 @@ async fn serve(
         }
     };
     let driver = tokio::spawn(driver.run());
-    tokio::spawn(sessions::reap(Arc::clone(&shared)));
+    tokio::spawn(lease::reap(Arc::clone(&shared)));
     tokio::spawn(link::serve(link_listener, Arc::clone(&shared)));
     let stop = Arc::clone(&shared.stop);
     let http = tokio::spawn(async move {

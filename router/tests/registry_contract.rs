@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use corelane_protocol::id::{AppId, BootId, ConnId, NodeId, UserId};
+use corelane_protocol::limits::LEASE;
 use corelane_protocol::terminal::Terminal;
-use corelane_router::registry::memory::{LEASE, MemoryRegistry};
+use corelane_router::registry::memory::MemoryRegistry;
 use corelane_router::registry::{
     ClaimOutcome, ClaimRequest, Gateway, Registry, Route, SESSIONS_PER_USER_MAX,
 };
@@ -61,6 +62,7 @@ contract!(memory: super::Memory, => {
     sessions_of_a_user_are_bounded,
     a_dead_boot_loses_its_routes_and_stays_dead,
     a_lapse_that_nobody_used_is_renewed,
+    only_what_a_shard_claimed_is_kept_of_it,
     lookup_keeps_the_order_and_tenants_apart,
 });
 
@@ -284,6 +286,61 @@ async fn a_lapse_that_nobody_used_is_renewed<F: Fixture>() {
     assert!(registry.renew(ONE).await.unwrap());
     assert_eq!(registry.reap().await.unwrap(), [TWO]);
     assert_eq!(routes(&registry).await, [first.route]);
+}
+
+async fn only_what_a_shard_claimed_is_kept_of_it<F: Fixture>() {
+    let (registry, clock) = joined::<F>().await;
+    let on_shard = |boot, shard, owner_seq, device: &str| {
+        let mut claim = claim(boot, owner_seq, Terminal::Web, device);
+        claim.route.conn = ConnId::new(shard, owner_seq as u32, 1);
+        claim
+    };
+    let stays = on_shard(ONE, 3, 1, "stays");
+    let ended = on_shard(ONE, 3, 2, "ended");
+    let claimed_anew = on_shard(ONE, 3, 3, "claimed anew");
+    let other_shard = on_shard(ONE, 4, 4, "other shard");
+    let lower_shard = on_shard(ONE, 2, 5, "lower shard");
+    let other_boot = on_shard(TWO, 3, 2, "other boot");
+    for each in [
+        &stays,
+        &ended,
+        &claimed_anew,
+        &other_shard,
+        &lower_shard,
+        &other_boot,
+    ] {
+        assert!(held(&registry, each).await.is_empty());
+    }
+    let claimed = [
+        (stays.route.conn, stays.route.owner_seq),
+        // Another claim of the connection than the one that holds the route.
+        (claimed_anew.route.conn, 99),
+    ];
+    let dropped = registry.keep_only(ONE, 3, claimed.into()).await.unwrap();
+    let mut conns: Vec<ConnId> = dropped.iter().map(|(_, conn)| *conn).collect();
+    conns.sort_unstable();
+    assert_eq!(conns, [ended.route.conn, claimed_anew.route.conn]);
+    assert!(
+        dropped
+            .iter()
+            .all(|(at, _)| at.app == APP && at.user == user("alice"))
+    );
+    let kept = [&stays, &other_shard, &lower_shard, &other_boot].map(|each| each.route.clone());
+    assert_eq!(routes(&registry).await, kept);
+    assert_eq!(
+        registry.keep_only(ONE, 3, claimed.into()).await.unwrap(),
+        [],
+        "done is done"
+    );
+    // What was dropped holds nothing any more: its boot ends without it, and its place is free.
+    held(&registry, &on_shard(TWO, 3, 6, "ended")).await;
+    registry.leave(ONE).await.unwrap();
+    assert_eq!(routes(&registry).await.len(), 2);
+    assert!(
+        registry.keep_only(ONE, 3, [].into()).await.unwrap().is_empty(),
+        "a dead boot has no routes"
+    );
+    drop(clock);
 }
 
 async fn lookup_keeps_the_order_and_tenants_apart<F: Fixture>() {

@@ -5,14 +5,24 @@
 
 use std::time::Duration;
 
+use corelane_protocol::limits::{LEASE, RENEWALS_PER_LEASE};
 use corelane_protocol::link::codec::LinkSecret;
+
+/// How long a router may say nothing, unless told otherwise.
+const LINK_SILENCE: Duration = Duration::from_secs(30);
+
+const _: () = assert!(
+    LEASE.as_millis() / RENEWALS_PER_LEASE as u128 * 2 < LINK_SILENCE.as_millis(),
+    "a living router has had two renewals to answer before its silence counts"
+);
 
 /// Configuration of one shard.
 #[derive(Debug, Clone)]
 pub struct ShardConfig {
     /// Name of the gateway.
     pub node: String,
-    /// Boot of the gateway process, drawn at random; the same in all its shards.
+    /// Boot of the gateway process, drawn at random; the same in all its shards. The first one: see
+    /// [`crate::event::Input::NewBoot`].
     pub boot: u64,
     /// Number of shards of the gateway.
     pub shards: u16,
@@ -57,8 +67,12 @@ pub struct ShardConfig {
     pub drain: Duration,
     /// First pause before a lost link is connected again; doubles, with jitter, up to 2 s.
     pub link_retry: Duration,
-    /// A link that is silent for longer is given up. `Renew` goes out at a third of it.
+    /// A link that is silent for longer is given up. Below twice the pace of renewals a living router is taken for a
+    /// silent one.
     pub link_silence: Duration,
+    /// How long the registry keeps this gateway without a sign of life; never longer than the registry's own
+    /// [`LEASE`]. It is renewed [`RENEWALS_PER_LEASE`] times in this time.
+    pub lease: Duration,
 }
 
 impl Default for ShardConfig {
@@ -89,7 +103,8 @@ impl Default for ShardConfig {
             resync_spread: Duration::from_secs(10),
             drain: Duration::from_secs(5),
             link_retry: Duration::from_millis(100),
-            link_silence: Duration::from_secs(30),
+            link_silence: LINK_SILENCE,
+            lease: LEASE,
         }
     }
 }

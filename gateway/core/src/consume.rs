@@ -95,6 +95,11 @@ impl Consumer {
         }
     }
 
+    /// Offsets and numbers of another router's life, or of another boot of this gateway, mean nothing.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
     fn note(&mut self, key: (u64, u16), bytes: usize, due: Duration) {
         if !self.changed.contains(&key) {
             self.changed.push(key);
@@ -108,9 +113,7 @@ impl Shard {
     /// Opens a fetch for every partition that is this shard's. Another router boot begins its offsets anew.
     pub(crate) fn fetch_all(&mut self, is_other_boot: bool) {
         if is_other_boot {
-            self.consumer.partitions.clear();
-            self.consumer.numbers.clear();
-            self.consumer.changed.clear();
+            self.consumer.forget();
         } else {
             // Reports that were on their way may have been lost with the link; they say how far all was taken, so they
             // can be made again.

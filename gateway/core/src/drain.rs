@@ -39,6 +39,11 @@ impl Drain {
         self.started.is_some()
     }
 
+    /// Whether the time of a drain that takes `whole` is up: what is left of this gateway's sessions is being closed.
+    pub(crate) fn has_ended_sessions(&self, now: Duration, whole: Duration) -> bool {
+        self.left_at.is_some() || self.started.is_some_and(|started| now >= started + whole)
+    }
+
     pub(crate) const fn is_over(&self) -> bool {
         self.is_over
     }

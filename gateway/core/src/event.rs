@@ -101,6 +101,9 @@ pub enum Input<'buf> {
     TurnEnded,
     /// Drain: no more accepts; `GoAway` to all, paced over the configured time; then close them.
     Drain,
+    /// The process goes on under another boot. Given to all its shards, whichever of them asked for it; the one that a
+    /// shard has already changes nothing.
+    NewBoot(u64),
 }
 
 /// Something the shell must do.
@@ -128,6 +131,9 @@ pub enum Output {
     /// (they are then told as `Overflowed`), or one flag for a record that lists none (`OverflowedAll`), instead of
     /// waiting.
     ToShard(u16, ShardMessage),
+    /// This boot was declared dead: the process needs a new one, drawn at random, and all its shards an
+    /// [`Input::NewBoot`]. Several shards may say it of the same boot. Until then the shard has no link.
+    BootLost(u64),
     /// All connections are closed after [`Input::Drain`].
     Drained,
 }

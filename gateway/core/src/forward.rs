@@ -146,7 +146,7 @@ impl Shard {
 
     fn forward(&mut self, id: ConnId, outgoing: &Outgoing<'_>) {
         let ticket = self.waiting.next_ticket();
-        let waits = self.waiting.len() > 0 || !self.link.has_room_for(outgoing.frame.len());
+        let waits = self.waiting.len() > 0 || !self.link.has_room_for(outgoing.frame.len(), self.now.mono);
         if !waits {
             self.write(id, outgoing, self.config.send_deadline);
         } else if !self

@@ -23,6 +23,7 @@ mod forward;
 mod handshake;
 mod heartbeat;
 mod invariants;
+mod lease;
 mod link;
 mod memory;
 mod metrics;

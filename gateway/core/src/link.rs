@@ -1,8 +1,8 @@
 //! link: this shard's way to a router.
 //!
 //! Owns one link: its codec, its pace of reconnecting (`link_retry`, doubling with jitter up to [`RETRY_MAX`]) and the
-//! control records that wait for the end of the turn. A link that says nothing for `link_silence` is given up; `Renew`
-//! goes out at a third of it, so that a living router always has something to answer.
+//! control records that wait for the end of the turn. A link that says nothing for `link_silence` is given up; leases are
+//! renewed (`lease.rs`) more often than that, so that a living router always has something to answer.
 //!
 //! Control records need no credit and are bounded by the number of connections; what carries payload is bounded by
 //! the link's credit and waits in `forward.rs`.
@@ -14,12 +14,13 @@ use corelane_protocol::frame;
 use corelane_protocol::hash::content_hash;
 use corelane_protocol::id::ConnId;
 use corelane_protocol::link::body::{
-    ArchivedBusBatch, ArchivedClaimed, ArchivedKick, ArchivedRenewed, ArchivedRouterList, Renew,
+    ArchivedBusBatch, ArchivedClaimed, ArchivedKick, ArchivedRenewed, ArchivedRouterList,
 };
 use corelane_protocol::link::codec::{LinkCodec, LinkError, LinkEvent, LinkRole, PeerInfo};
 use corelane_protocol::link::record::{Record, RecordKind};
 
 use crate::event::{LinkId, Output};
+use crate::lease::Lease;
 use crate::shard::Shard;
 
 /// Longest pause between two attempts.
@@ -63,7 +64,7 @@ pub(crate) struct Link {
     router_list_version: u64,
     shard: u16,
     heard_at: Duration,
-    renew_at: Duration,
+    pub(crate) lease: Lease,
     /// What the last router that was reached said of itself.
     router: Option<PeerInfo>,
     /// The cluster that routers must belong to; 0 until one has said.
@@ -84,7 +85,7 @@ impl Link {
             router_list_version: 0,
             shard,
             heard_at: now,
-            renew_at: now,
+            lease: Lease::default(),
             router: None,
             cluster_id,
             error: None,
@@ -121,11 +122,12 @@ impl Link {
         }
     }
 
-    /// Whether a frame of `bytes` has credit.
-    pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
+    /// Whether a frame of `bytes` may be written: there is credit for it, and the lease stands.
+    pub(crate) fn has_room_for(&self, bytes: usize, now: Duration) -> bool {
         self.codec
             .as_ref()
             .is_some_and(|codec| codec.is_established() && codec.has_room_for(bytes))
+            && self.lease.stands(now)
     }
 
     /// Writes a record that needs credit.
@@ -148,10 +150,12 @@ impl Link {
 
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         match self.state {
-            State::Down { retry_at } => (!self.addresses.is_empty()).then_some(retry_at),
+            State::Down { retry_at } => {
+                (!self.addresses.is_empty() && !self.lease.is_lost()).then_some(retry_at)
+            }
             State::Connecting { since } => Some(since + ATTEMPT_MAX),
             State::Open { since } if !self.is_established() => Some(since + ATTEMPT_MAX),
-            State::Open { .. } => Some(self.renew_at),
+            State::Open { .. } => Some(self.lease.renew_at()),
             State::Closing { since } => Some(since + CLOSE_MAX),
         }
     }
@@ -170,7 +174,9 @@ impl Shard {
     pub(crate) fn tend_link(&mut self) {
         let now = self.now.mono;
         match self.link.state {
-            State::Down { retry_at } if retry_at <= now && !self.drain.is_over() => {
+            State::Down { retry_at }
+                if retry_at <= now && !self.drain.is_over() && !self.link.lease.is_lost() =>
+            {
                 let link = &mut self.link;
                 let at = link.attempts as usize % link.addresses.len().max(1);
                 let Some(address) = link.addresses.get(at).cloned() else {
@@ -187,20 +193,11 @@ impl Shard {
                 self.close_link();
             }
             State::Closing { since } if since + CLOSE_MAX <= now => self.link_closed(self.link.id),
-            State::Open { .. } if self.link.is_established() && self.link.renew_at <= now => {
+            State::Open { .. } if self.link.is_established() && self.link.lease.renew_at() <= now => {
                 if now.saturating_sub(self.link.heard_at) >= self.config.link_silence {
                     return self.close_link();
                 }
-                self.link.renew_at = now + self.config.link_silence / 3;
-                let renew = Renew {
-                    sessions: self.conns.sessions() as u64,
-                };
-                let body = frame::archive(&renew);
-                self.link.push(&Record {
-                    kind: RecordKind::Renew as u8,
-                    body: &body,
-                    ..Record::default()
-                });
+                self.renew();
             }
             _ => {}
         }
@@ -243,10 +240,12 @@ impl Shard {
         if let Err(error) = fed {
             self.link.error = Some(error);
             self.metrics.link_errors += 1;
-            return self.close_link();
-        }
-        if let Some(router) = established {
+            self.close_link();
+        } else if let Some(router) = established {
             self.established(router);
+        }
+        if self.link.lease.is_lost() {
+            self.boot_lost();
         }
         self.write_waiting();
     }
@@ -269,7 +268,15 @@ impl Shard {
         };
     }
 
-    fn close_link(&mut self) {
+    /// Closes the link, if there is one; the next one is connected after the shortest pause.
+    pub(crate) fn leave_link(&mut self) {
+        self.link.attempts = 0;
+        if matches!(self.link.state, State::Open { .. }) {
+            self.close_link();
+        }
+    }
+
+    pub(crate) fn close_link(&mut self) {
         self.outputs.push(Output::LinkClose(self.link.id));
         self.lose_link();
         self.link.state = State::Closing { since: self.now.mono };
@@ -289,9 +296,11 @@ impl Shard {
     fn established(&mut self, router: PeerInfo) {
         self.metrics.link_established += 1;
         self.link.attempts = 0;
-        self.link.renew_at = self.now.mono;
         if self.link.cluster_id == 0 {
             self.link.cluster_id = router.cluster_id;
+        }
+        if let State::Open { since } = self.link.state {
+            self.link.lease.begin(since, self.config.lease, self.now.mono);
         }
         let before = self.link.router.replace(router);
         let (is_other_boot, has_forgotten) = match (&before, &self.link.router) {
@@ -330,11 +339,8 @@ impl Shard {
                 }
             }
             Some(RecordKind::Renewed) => {
-                let is_dead =
-                    frame::access::<ArchivedRenewed>(record.body).is_ok_and(|renewed| !renewed.alive);
-                if is_dead {
-                    // The registry gave the routes away: they are all claimed again.
-                    self.claim_all(true);
+                if let Ok(renewed) = frame::access::<ArchivedRenewed>(record.body) {
+                    self.renewed(record.reference, renewed);
                 }
             }
             _ => {}

@@ -79,6 +79,10 @@ metrics! {
     counter link_lost;
     /// Links whose other end could not be talked to.
     counter link_errors;
+    /// Renewals of the lease sent.
+    counter lease_renewals;
+    /// Boots taken in the place of one that was declared dead.
+    counter lease_new_boots;
     /// Bus records taken.
     counter consume_records;
     /// Messages taken from the bus, once each.

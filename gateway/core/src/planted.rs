@@ -22,6 +22,8 @@ macro_rules! bugs {
 }
 
 bugs! {
+    /// A boot that was declared dead is kept.
+    DeadBootKept,
     /// A client is not told what was dropped.
     DropWithoutPullRequired,
     /// A closed gate lets sends pass.
@@ -32,6 +34,8 @@ bugs! {
     ReclaimWithoutResync,
     /// A new link does not ask whether routes are still held.
     RouteNotClaimedAgain,
+    /// The router is not told that all routes were claimed: those of sessions that ended meanwhile stay.
+    StaleRouteKept,
     /// A session is welcome before its route is claimed.
     SyncBeforeClaim,
 }

@@ -2,9 +2,10 @@
 //!
 //! A session is claimed at a router before `Welcome` is sent, so that whatever is stored from then on is either
 //! delivered to it or found by its sync. The login policy lives in the registry: a refused claim or a kick names
-//! the code to close with. When the registry forgot everything (its incarnation changed) all sessions claim again,
-//! a bounded number per turn, and each is told to sync once its claim is answered. On every other new link they ask
-//! whether their routes are still held, because a kick may have been lost with the old one.
+//! the code to close with. When the registry forgot everything (its incarnation changed, or the boot was declared dead:
+//! `lease.rs`) all sessions claim again, a bounded number per turn, and each is told to sync once its claim is answered.
+//! On every other new link they ask whether their routes are still held, because a kick may have been lost with the old
+//! one; and when all have asked the router is told, so that it drops the routes of those that ended in between.
 //!
 //! Owns the walks over all connections ([`WALK_SLOTS`] slots per turn).
 
@@ -17,6 +18,7 @@ use corelane_protocol::limits::{
 };
 use corelane_protocol::link::body::{ArchivedClaimed, ArchivedKick, Claim, Unclaim};
 use corelane_protocol::link::record::{Record, RecordKind};
+use corelane_protocol::ws::CloseCode;
 
 use crate::encoding;
 use crate::outbound::Lane;
@@ -89,6 +91,11 @@ impl Shard {
 
     /// A router answered a claim.
     pub(crate) fn claimed(&mut self, id: ConnId, claimed: &ArchivedClaimed) {
+        let refused_code = claimed.refused_code.to_native();
+        if refused_code == CloseCode::PositionLost as u16 {
+            // It speaks of the boot, not of the session: that one claims again under the next boot.
+            return self.link.lease.lose();
+        }
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
@@ -99,7 +106,6 @@ impl Shard {
         if !is_present {
             return;
         }
-        let refused_code = claimed.refused_code.to_native();
         if refused_code != 0 {
             self.metrics.session_kicks += 1;
             return self.close(id, refused_code, "");
@@ -208,7 +214,10 @@ impl Shard {
                 self.claim_in_walk(id);
             }
             self.walks.claim = (until < slots).then_some(until);
-            self.walks.claims_again &= self.walks.claim.is_some();
+            if self.walks.claim.is_none() {
+                self.walks.claims_again = false;
+                self.claims_done();
+            }
         }
         if self.walks.resync_wanted && self.walks.resync.is_none() && self.walks.resync_at <= self.now.mono {
             self.walks.resync_wanted = false;
@@ -228,6 +237,16 @@ impl Shard {
         if !self.link.is_established() {
             // It begins anew with the next link.
             self.walks.claim = None;
+        }
+    }
+
+    /// Whoever has a session here has claimed on this link.
+    fn claims_done(&mut self) {
+        if !Bug::StaleRouteKept.is_planted() {
+            self.link.push(&Record {
+                kind: RecordKind::ClaimsDone as u8,
+                ..Record::default()
+            });
         }
     }
 

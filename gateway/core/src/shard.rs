@@ -138,6 +138,7 @@ impl Shard {
             Input::DeadlineReached => self.deadline_reached(),
             Input::TurnEnded => self.turn_ended(),
             Input::Drain => self.begin_drain(),
+            Input::NewBoot(boot) => self.new_boot(boot),
         }
         self.settle_memory();
         self.read_unblocked();

@@ -1,4 +1,4 @@
-//! Frames that wait for credit of the link, in the order they came.
+//! Frames that wait for credit of the link, or for its lease to be certain, in the order they came.
 //!
 //! Owns at most [`WAITING_SLOTS`] frames of [`WAITING_BYTES_MAX`] bytes; when it is full the next one is refused
 //! with `overloaded`. A frame that waits longer than `send_deadline` is refused too. What was refused or whose
@@ -93,7 +93,7 @@ impl Shard {
     pub(crate) fn write_waiting(&mut self) {
         while let Some(deferred) = self
             .waiting
-            .pop_if(|first| self.link.has_room_for(first.frame.len()))
+            .pop_if(|first| self.link.has_room_for(first.frame.len(), self.now.mono))
         {
             if self.has_left_queue(deferred.id, deferred.ticket) {
                 let outgoing = Outgoing {

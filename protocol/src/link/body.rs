@@ -25,7 +25,8 @@ pub struct Unclaim {
 pub struct Claimed {
     /// As in the claim.
     pub owner_seq: u64,
-    /// 0: the route is held. Else the close code that the connection gets (4501, 4505, 4007).
+    /// 0: the route is held. 4003: the boot was declared dead; take a new one and claim again. Else the close code that
+    /// the connection gets (4501, 4505, 4007).
     pub refused_code: u16,
 }
 

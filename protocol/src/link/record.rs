@@ -48,10 +48,13 @@ record_kinds! {
     Bounce = 6,
     /// Asks for bus records (memory bus). Body: [`super::body::BusFetch`].
     BusFetch = 7,
-    /// Keeps the gateway's lease. Body: [`super::body::Renew`].
+    /// Keeps the gateway's lease. Header: ref. Body: [`super::body::Renew`].
     Renew = 8,
     /// The gateway leaves in order. Body: empty.
     Leave = 9,
+    /// Every session of this shard has claimed its route on this link: routes of the shard that were not claimed on it
+    /// are of sessions that are over. Body: empty.
+    ClaimsDone = 10,
     /// A server frame for one connection, in the body. Header: conn, ref.
     ServerFrame = 64,
     /// Answer to `Claim`. Header: conn, ref. Body: [`super::body::Claimed`].
@@ -62,7 +65,8 @@ record_kinds! {
     BusBatch = 67,
     /// The routers there are. Body: [`super::body::RouterList`].
     RouterList = 68,
-    /// Answer to `Renew`. Body: [`super::body::Renewed`].
+    /// Answer to `Renew`, with its ref; comes unasked, with ref 0, when the boot was declared dead. Header: ref. Body:
+    /// [`super::body::Renewed`].
     Renewed = 69,
     /// More may be sent. Body: [`super::body::Credit`].
     Credit = 128,

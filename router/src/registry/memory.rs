@@ -5,18 +5,17 @@
 //! [`SESSIONS_PER_USER_MAX`] per user; of each boot the newest [`ENDED_CLAIMS_MAX`] claims that were given up, and
 //! [`DEAD_BOOTS_MAX`] dead boots.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use corelane_protocol::id::{AppId, AppUser, BootId, ConnId, UserId};
+use corelane_protocol::limits::LEASE;
 
 use super::{
     ClaimOutcome, ClaimRequest, Gateway, Registry, RegistryError, Route, SESSIONS_PER_USER_MAX, conflicts,
 };
 
-/// How long a gateway lives without a renewal.
-pub const LEASE: Duration = Duration::from_secs(10);
 /// Claims given up that are remembered per boot, so that a late repeat is known as such.
 pub const ENDED_CLAIMS_MAX: usize = 4096;
 /// Dead boots that are remembered.
@@ -47,8 +46,8 @@ struct State {
 struct Lease {
     gateway: Gateway,
     until: Duration,
-    /// Who has sessions there, so that a dead boot costs what it held.
-    users: HashMap<AppUser, u32>,
+    /// Whose each connection's route is, so that a dead boot, or a shard that lost some, costs what it held.
+    held: BTreeMap<ConnId, AppUser>,
     ended: VecDeque<(ConnId, u64)>,
     ended_set: HashSet<(ConnId, u64)>,
 }
@@ -136,8 +135,11 @@ impl State {
         for held in &in_the_way {
             self.ended(&at, &held.route);
         }
-        if let Some(lease) = self.gateways.get_mut(&boot) {
-            *lease.users.entry(at).or_default() += 1;
+        let lease = self.gateways.get_mut(&boot);
+        let other = lease.and_then(|lease| lease.held.insert(conn, at.clone()));
+        // One session per connection, whatever a gateway says.
+        if let Some(other) = other.filter(|other| *other != at) {
+            self.take_out(&other, boot, conn);
         }
         // A connection that claims anew is not told to close.
         let kicks = in_the_way.into_iter().map(|held| held.route);
@@ -164,17 +166,55 @@ impl State {
         true
     }
 
-    /// A session's route was taken out: its boot counts one less and knows its claim as ended.
+    /// A session's route was taken out: its boot holds one less and knows its claim as ended.
     fn ended(&mut self, at: &AppUser, route: &Route) {
         if let Some(lease) = self.gateways.get_mut(&route.boot)
-            && let Some(count) = lease.users.get_mut(at)
+            && lease.held.get(&route.conn) == Some(at)
         {
-            *count -= 1;
-            if *count == 0 {
-                lease.users.remove(at);
-            }
+            lease.held.remove(&route.conn);
         }
         self.remember_ended(route);
+    }
+
+    /// Takes the route of a connection out of those of a user.
+    fn take_out(&mut self, at: &AppUser, boot: BootId, conn: ConnId) {
+        let Some(sessions) = self.users.get_mut(at) else {
+            return;
+        };
+        sessions.retain(|held| held.route.boot != boot || held.route.conn != conn);
+        self.forget_if_empty(at);
+    }
+
+    fn keep_only(
+        &mut self,
+        boot: BootId,
+        shard: u16,
+        claimed: &HashSet<(ConnId, u64)>,
+    ) -> Vec<(AppUser, ConnId)> {
+        let Some(lease) = self.gateways.get(&boot) else {
+            return Vec::new();
+        };
+        let of_shard =
+            ConnId::new(shard, 0, 0)..=ConnId::new(shard, ConnId::SLOTS_MAX - 1, ConnId::GENERATION_MASK);
+        let is_claimed = |at: &AppUser, conn: ConnId| {
+            let sessions = self.users.get(at).into_iter().flatten();
+            sessions
+                .filter(|held| held.route.boot == boot && held.route.conn == conn)
+                .any(|held| claimed.contains(&(conn, held.route.owner_seq)))
+        };
+        let stale: Vec<(AppUser, ConnId)> = lease
+            .held
+            .range(of_shard)
+            .filter(|(conn, at)| !is_claimed(at, **conn))
+            .map(|(conn, at)| (at.clone(), *conn))
+            .collect();
+        for (at, conn) in &stale {
+            self.take_out(at, boot, *conn);
+            if let Some(lease) = self.gateways.get_mut(&boot) {
+                lease.held.remove(conn);
+            }
+        }
+        stale
     }
 
     fn remember_ended(&mut self, route: &Route) {
@@ -202,11 +242,8 @@ impl State {
         let Some(lease) = self.gateways.remove(&boot) else {
             return;
         };
-        for at in lease.users.into_keys() {
-            if let Some(sessions) = self.users.get_mut(&at) {
-                sessions.retain(|held| held.route.boot != boot);
-            }
-            self.forget_if_empty(&at);
+        for (conn, at) in lease.held {
+            self.take_out(&at, boot, conn);
         }
         self.dead.push_back(boot);
         if self.dead.len() > DEAD_BOOTS_MAX {
@@ -252,7 +289,7 @@ impl Registry for MemoryRegistry {
         let lease = state.gateways.entry(gateway.boot).or_insert_with(|| Lease {
             gateway,
             until,
-            users: HashMap::new(),
+            held: BTreeMap::new(),
             ended: VecDeque::new(),
             ended_set: HashSet::new(),
         });
@@ -293,6 +330,15 @@ impl Registry for MemoryRegistry {
 
     async fn unclaim(&self, app: AppId, user: UserId, route: Route) -> Result<bool, RegistryError> {
         Ok(self.lock().unclaim(&AppUser { app, user }, &route))
+    }
+
+    async fn keep_only(
+        &self,
+        boot: BootId,
+        shard: u16,
+        claimed: HashSet<(ConnId, u64)>,
+    ) -> Result<Vec<(AppUser, ConnId)>, RegistryError> {
+        Ok(self.lock().keep_only(boot, shard, &claimed))
     }
 
     async fn lookup(&self, app: AppId, users: Vec<UserId>) -> Result<Vec<Vec<Route>>, RegistryError> {

@@ -9,9 +9,10 @@
 pub mod memory;
 mod policy;
 
+use std::collections::HashSet;
 use std::future::Future;
 
-use corelane_protocol::id::{AppId, BootId, ConnId, NodeId, UserId};
+use corelane_protocol::id::{AppId, AppUser, BootId, ConnId, NodeId, UserId};
 use corelane_protocol::terminal::Terminal;
 use thiserror::Error;
 
@@ -110,6 +111,15 @@ pub trait Registry: Send + Sync + 'static {
         user: UserId,
         route: Route,
     ) -> impl Future<Output = Result<bool, RegistryError>> + Send;
+
+    /// Drops every route of a shard of `boot` whose connection and claim are not in `claimed`: its session ended and
+    /// nobody could be told. Names whose route it was. No claim of the shard may be under way.
+    fn keep_only(
+        &self,
+        boot: BootId,
+        shard: u16,
+        claimed: HashSet<(ConnId, u64)>,
+    ) -> impl Future<Output = Result<Vec<(AppUser, ConnId)>, RegistryError>> + Send;
 
     /// Routes of each user, in the order asked. Those of dead boots are left out.
     fn lookup(

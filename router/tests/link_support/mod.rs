@@ -188,6 +188,11 @@ impl Gateway {
         true
     }
 
+    /// The next record, whatever it is.
+    pub(crate) fn next(&mut self) -> Arrived {
+        self.until("a record", |gateway| gateway.arrived.pop_front())
+    }
+
     /// Takes the first record of this kind.
     pub(crate) fn take(&mut self, kind: RecordKind) -> Arrived {
         self.until(&format!("a {kind:?}"), |gateway| {
@@ -213,14 +218,19 @@ impl Gateway {
         conn
     }
 
-    pub(crate) fn claim(&mut self, user: &str, conn: u64) -> u16 {
-        self.owner_seq += 1;
+    /// Puts a claim into the batch that leaves next.
+    pub(crate) fn push_claim(&mut self, user: &str, conn: u64, owner_seq: u64) {
         let claim = Claim {
-            owner_seq: self.owner_seq,
+            owner_seq,
             issued_at_s: 1,
             again: false,
         };
         self.push(RecordKind::Claim, conn, 0, user, &frame::archive(&claim));
+    }
+
+    pub(crate) fn claim(&mut self, user: &str, conn: u64) -> u16 {
+        self.owner_seq += 1;
+        self.push_claim(user, conn, self.owner_seq);
         self.flush();
         let answer = self.take(RecordKind::Claimed);
         let claimed = frame::access::<ArchivedClaimed>(&answer.body).unwrap();

@@ -84,6 +84,7 @@ impl Shell {
             Output::LinkConnect(link, _) => self.links.push(link),
             Output::LinkSend(link, _) => self.handle(Input::LinkSent(link)),
             Output::LinkClose(link) => self.handle(Input::LinkClosed(link)),
+            Output::BootLost(boot) => self.handle(Input::NewBoot(boot + 1)),
             Output::PauseReceive(_) | Output::ResumeReceive(_) | Output::ToShard(..) | Output::Drained => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use corelane_protocol::id::ConvId;
+use corelane_protocol::id::{ConnId, ConvId};
 
 use crate::terminal::origin_of;
 use crate::world::World;
@@ -15,6 +15,7 @@ impl World {
         self.check_acks(&mut broken);
         self.check_terminals(&mut broken);
         self.check_gaps(&mut broken);
+        self.check_routes(&mut broken);
         for ((boot, partition), topic) in &self.topics {
             let numbers: Vec<u64> = topic.records.iter().map(|(number, _)| *number).collect();
             if !numbers.is_empty() {
@@ -81,7 +82,7 @@ impl World {
             let user = self.user_of(at);
             let terminal = &self.terminals[at];
             if !terminal.is_live {
-                if !terminal.is_replaced {
+                if !terminal.is_replaced && !terminal.has_left {
                     broken.push(format!("{user} ({at}) could not log in"));
                 }
                 continue;
@@ -120,6 +121,41 @@ impl World {
                     ));
                 }
             }
+        }
+    }
+
+    /// The registry holds the routes of the sessions that the shards have, and no other.
+    fn check_routes(&self, broken: &mut Vec<String>) {
+        let held = self.registry.all();
+        for (at, terminal) in self.terminals.iter().enumerate().filter(|(_, each)| each.is_live) {
+            let Some(socket) = terminal.socket.and_then(|socket| self.sockets.get(socket)) else {
+                continue;
+            };
+            let (user, boot) = (self.user_of(at), self.boot_of(socket.shard));
+            if !held.contains(&(user.clone(), boot, socket.conn.0)) {
+                broken.push(format!("{user} ({at}) is online and has no route"));
+            }
+        }
+        for (shard, gateway) in self.gateways.iter().enumerate() {
+            let (boot, sessions) = (self.boot_of(shard), gateway.shard.metrics().sessions);
+            let is_here = |conn: u64| ConnId(conn).shard() == gateway.number;
+            let routes = held
+                .iter()
+                .filter(|(_, owner, conn)| *owner == boot && is_here(*conn));
+            let count = routes.count() as u64;
+            if count != sessions {
+                broken.push(format!(
+                    "shard {shard} has {sessions} sessions, the registry has {count} routes to it"
+                ));
+            }
+        }
+        let boots: BTreeSet<u64> = (0..self.gateways.len())
+            .map(|shard| self.boot_of(shard))
+            .collect();
+        for (user, boot, _) in held.iter().filter(|(_, boot, _)| !boots.contains(boot)) {
+            broken.push(format!(
+                "{user} has a route to {boot}, which is no gateway's boot"
+            ));
         }
     }
 

@@ -64,6 +64,13 @@ impl World {
             synced: BTreeMap::new(),
             is_warned: false,
         });
+        let socket = self.sockets.len() - 1;
+        self.happen(Event::Accepted(socket));
+        socket
+    }
+
+    pub(crate) fn accepted(&mut self, at: usize) {
+        let (shard, conn) = (self.sockets[at].shard, self.sockets[at].conn);
         let accepted = Accepted {
             listener: 0,
             kind: ListenerKind::Plain,
@@ -71,7 +78,6 @@ impl World {
             reserve: false,
         };
         self.shard_input(shard, Input::Accepted(conn, accepted));
-        self.sockets.len() - 1
     }
 
     fn socket_of(&self, shard: usize, conn: ConnId) -> Option<usize> {
@@ -152,13 +158,15 @@ impl World {
                 self.after(100, Event::LinkLost(shard, id));
             }
             Output::ToShard(number, message) => self.to_shard(shard, number, message),
+            Output::BootLost(boot) => self.boot_lost(shard, boot),
             Output::Drained => {}
         }
     }
 
     fn to_shard(&mut self, from: usize, number: u16, message: ShardMessage) {
-        let boot = self.gateways[from].boot;
-        let is_wanted = |gateway: &crate::world::Gateway| gateway.boot == boot && gateway.number == number;
+        let process = self.gateways[from].process;
+        let is_wanted =
+            |gateway: &crate::world::Gateway| gateway.process == process && gateway.number == number;
         let Some(to) = self.gateways.iter().position(is_wanted) else {
             return;
         };

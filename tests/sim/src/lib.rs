@@ -19,6 +19,7 @@
 
 mod check;
 mod gateway;
+mod pause;
 mod ports;
 mod rng;
 mod router;
@@ -57,7 +58,7 @@ macro_rules! counts {
 
 counts! {
     events, said, acked, refused, live, records, logins, kicks, cuts, crashes, unknown, bounces, overflows, topics_lost,
-    pull_required, resyncs, online,
+    pull_required, resyncs, online, lapses,
 }
 
 /// Runs one seed.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use corelane_protocol::id::UserId;
+use corelane_protocol::id::{ConnId, UserId};
 use corelane_protocol::terminal::Terminal;
 
 /// Where a session is.
@@ -41,13 +41,68 @@ impl Session {
 /// Routes of all users.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
+    /// When each boot's lease ends.
+    leases: BTreeMap<u64, u64>,
+    dead: BTreeSet<u64>,
     users: BTreeMap<UserId, Vec<Session>>,
     ended: BTreeSet<(u64, u64, u64)>,
 }
 
 impl Registry {
+    /// Takes a boot in, unless it is dead.
+    pub(crate) fn join(&mut self, boot: u64, until: u64) -> bool {
+        let is_alive = !self.dead.contains(&boot);
+        if is_alive {
+            self.leases.insert(boot, until);
+        }
+        is_alive
+    }
+
+    pub(crate) fn renew(&mut self, boot: u64, until: u64) -> bool {
+        self.leases.get_mut(&boot).map(|lease| *lease = until).is_some()
+    }
+
+    /// Declares those dead whose lease has ended.
+    pub(crate) fn reap(&mut self, now: u64) -> Vec<u64> {
+        let lapsed = self.leases.iter().filter(|(_, until)| **until < now);
+        let lapsed: Vec<u64> = lapsed.map(|(boot, _)| *boot).collect();
+        for boot in &lapsed {
+            self.leases.remove(boot);
+            self.dead.insert(*boot);
+            for sessions in self.users.values_mut() {
+                sessions.retain(|held| held.boot != *boot);
+            }
+        }
+        lapsed
+    }
+
+    /// Drops the routes of a shard whose (connection, claim) is not in `claimed`.
+    pub(crate) fn keep_only(
+        &mut self,
+        boot: u64,
+        shard: u16,
+        claimed: &BTreeSet<(u64, u64)>,
+    ) -> Vec<(UserId, u64)> {
+        let mut dropped = Vec::new();
+        for (user, sessions) in &mut self.users {
+            sessions.retain(|held| {
+                let is_kept = held.boot != boot
+                    || ConnId(held.conn).shard() != shard
+                    || claimed.contains(&(held.conn, held.owner_seq));
+                if !is_kept {
+                    dropped.push((user.clone(), held.conn));
+                }
+                is_kept
+            });
+        }
+        dropped
+    }
+
     /// Those who must go, or the code of the refusal.
     pub(crate) fn claim(&mut self, user: &UserId, wanted: Session) -> Result<Vec<Session>, u16> {
+        if !self.leases.contains_key(&wanted.boot) {
+            return Err(4003);
+        }
         if self.ended.contains(&(wanted.boot, wanted.conn, wanted.owner_seq)) {
             return Err(4501);
         }
@@ -79,6 +134,15 @@ impl Registry {
             sessions.retain(|held| !held.is_route(route));
         }
         self.ended.insert((route.boot, route.conn, route.owner_seq));
+    }
+
+    /// Every route: user, boot, connection.
+    pub(crate) fn all(&self) -> BTreeSet<(UserId, u64, u64)> {
+        let routes = self
+            .users
+            .iter()
+            .flat_map(|(user, sessions)| sessions.iter().map(|held| (user.clone(), held.boot, held.conn)));
+        routes.collect()
     }
 
     pub(crate) fn routes(&self, user: &UserId) -> &[Session] {

@@ -1,6 +1,6 @@
 //! The shell of the router in virtual time: far ends of links, ports with their delays and faults, and its death.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use corelane_gateway_core::event::{Input as ShardInput, LinkId};
@@ -21,6 +21,7 @@ use corelane_router_core::append::{Append, Batch, Committed, MemberChange};
 use corelane_router_core::event::{Input, Origin, Output, Recovered, Route, Submission};
 use corelane_router_core::{Notice, RouterCore};
 
+use crate::pause::LEASE_US;
 use crate::ports::{Partition, Registry, Session};
 use crate::store::APP;
 use crate::world::{Event, LANES, PARTITIONS, World, secret};
@@ -38,8 +39,17 @@ pub(crate) struct Link {
     out_at: u64,
     /// Claims and unclaims are carried out in order.
     session_at: u64,
+    /// Claims that hold a route, until all are made.
+    claimed: Option<BTreeSet<(u64, u64)>>,
     /// Open fetches: next offset and credit left.
     fetches: BTreeMap<u16, (u64, u64)>,
+}
+
+impl Link {
+    /// Boot of its gateway.
+    pub(crate) fn boot(&self) -> Option<u64> {
+        self.peer.as_ref().map(|peer| peer.boot)
+    }
 }
 
 /// What the core asks a port.
@@ -115,6 +125,7 @@ impl World {
         }
         self.core = Some(core);
         self.carry_out(outputs);
+        self.after(0, Event::Reap(self.life));
     }
 
     pub(crate) fn crash_router(&mut self) {
@@ -168,6 +179,7 @@ impl World {
             in_at: 0,
             out_at: 0,
             session_at: 0,
+            claimed: Some(BTreeSet::new()),
             fetches: BTreeMap::new(),
         });
         nonce[0] ^= 1;
@@ -196,23 +208,46 @@ impl World {
         });
         fed.expect("a shard speaks the link's language");
         if let Some(peer) = peer {
-            for partition in 0..PARTITIONS {
-                self.topics.entry((peer.boot, partition)).or_default();
-            }
-            link.peer = Some(peer);
+            self.link_proved(at, peer);
         }
-        let Some(boot) = self.links[at].peer.as_ref().map(|peer| peer.boot) else {
+        let Some(boot) = self.links[at].boot() else {
             return;
         };
+        // Whatever is heard is a sign of life.
+        if !self.registry.renew(boot, self.now + LEASE_US) {
+            self.say_alive(at, 0, false);
+        }
         for record in taken {
             self.record(at, boot, &record);
         }
     }
 
+    fn link_proved(&mut self, at: usize, peer: PeerInfo) {
+        let boot = peer.boot;
+        // What older links of the shard asked for is done first.
+        let shard = self.links[at].shard;
+        let older = self.links.iter().filter(|link| link.shard == shard);
+        let session_at = older.map(|link| link.session_at).max().unwrap_or(0);
+        self.links[at].session_at = session_at;
+        self.links[at].peer = Some(peer);
+        if self.registry.join(boot, self.now + LEASE_US) {
+            for partition in 0..PARTITIONS {
+                self.topics.entry((boot, partition)).or_default();
+            }
+        }
+    }
+
+    fn say_alive(&mut self, at: usize, reference: u32, alive: bool) {
+        let body = frame::archive(&Renewed { alive });
+        self.push(at, RecordKind::Renewed, 0, 0, reference, &body);
+    }
+
     fn record(&mut self, at: usize, boot: u64, record: &Taken) {
         match record.kind {
             RecordKind::ClientFrame => self.client_frame(at, boot, record),
-            RecordKind::Claim | RecordKind::Unclaim => self.session(at, boot, record),
+            RecordKind::Claim | RecordKind::Unclaim | RecordKind::ClaimsDone => {
+                self.session(at, boot, record);
+            }
             RecordKind::ConnClosed => self.core_input(self.life, Input::ConnClosed(boot, record.conn)),
             RecordKind::Consumed => self.consumed(boot, &record.body),
             RecordKind::Bounce => {
@@ -234,8 +269,8 @@ impl World {
                 self.serve(at);
             }
             RecordKind::Renew => {
-                let body = frame::archive(&Renewed { alive: true });
-                self.push(at, RecordKind::Renewed, 0, 0, 0, &body);
+                let alive = self.registry.renew(boot, self.now + LEASE_US);
+                self.say_alive(at, record.reference, alive);
             }
             _ => {}
         }
@@ -356,6 +391,13 @@ impl World {
     }
 
     fn session(&mut self, at: usize, boot: u64, record: &Taken) {
+        let delay = self.delay() * 3;
+        let link = &mut self.links[at];
+        link.session_at = (self.now + delay).max(link.session_at + 1);
+        let when = link.session_at;
+        if record.kind == RecordKind::ClaimsDone {
+            return self.at_time(when, Event::ClaimsDone(at));
+        }
         let user = UserId::new(&record.user).expect("a user");
         let mut session = Session {
             boot,
@@ -366,10 +408,6 @@ impl World {
             issued_at_s: 0,
             again: false,
         };
-        let delay = self.delay() * 3;
-        let link = &mut self.links[at];
-        link.session_at = (self.now + delay).max(link.session_at + 1);
-        let when = link.session_at;
         if record.kind == RecordKind::Claim {
             let body = frame::access::<ArchivedClaim>(&record.body).expect("a claim");
             session.owner_seq = body.owner_seq.to_native();
@@ -394,7 +432,12 @@ impl World {
         }
         let (conn, owner_seq) = (session.conn, session.owner_seq);
         let (refused_code, kicks) = match self.registry.claim(user, session) {
-            Ok(kicks) => (0, kicks),
+            Ok(kicks) => {
+                if let Some(claimed) = &mut self.links[at].claimed {
+                    claimed.insert((conn, owner_seq));
+                }
+                (0, kicks)
+            }
             Err(code) => (code, Vec::new()),
         };
         for kick in kicks {
@@ -418,8 +461,26 @@ impl World {
         if !self.is_of_this_life(at) {
             return;
         }
+        if let Some(claimed) = &mut self.links[at].claimed {
+            claimed.remove(&(session.conn, session.owner_seq));
+        }
         self.registry.unclaim(&user, session);
         self.left_conns.insert((session.boot, session.conn), user);
+    }
+
+    /// Routes that were not claimed on this link are of sessions that ended without a word.
+    pub(crate) fn claims_done(&mut self, at: usize) {
+        let claimed = self.links[at].claimed.take();
+        let (Some(claimed), true) = (claimed, self.is_of_this_life(at)) else {
+            return;
+        };
+        let Some(peer) = self.links[at].peer.as_ref() else {
+            return;
+        };
+        let (boot, shard) = (peer.boot, peer.shard);
+        for (user, conn) in self.registry.keep_only(boot, shard, &claimed) {
+            self.left_conns.insert((boot, conn), user);
+        }
     }
 
     fn consumed(&mut self, boot: u64, body: &[u8]) {
@@ -500,6 +561,11 @@ impl World {
     pub(crate) fn core_input(&mut self, life: u32, input: Input) {
         if life != self.life {
             return;
+        }
+        if let Input::GatewayGone(boot) = &input {
+            for waits in self.rows_wait.values_mut() {
+                waits.retain(|(owner, _, _)| owner != boot);
+            }
         }
         let now = self.clock();
         let Some(core) = self.core.as_mut() else { return };
@@ -661,6 +727,9 @@ impl World {
             self.after(0, Event::TopicLost(life, boot));
         } else if let Some(topic) = self.topics.get_mut(&(boot, partition)) {
             topic.append(number, record);
+        } else {
+            // The boot died while the record was on its way.
+            return self.after(0, Event::Core(life, Box::new(Input::GatewayGone(boot))));
         }
         for at in 0..self.links.len() {
             if self.links[at].is_up {
@@ -710,7 +779,15 @@ impl World {
         }
     }
 
-    fn push(&mut self, at: usize, kind: RecordKind, priority: u8, conn: u64, reference: u32, body: &[u8]) {
+    pub(crate) fn push(
+        &mut self,
+        at: usize,
+        kind: RecordKind,
+        priority: u8,
+        conn: u64,
+        reference: u32,
+        body: &[u8],
+    ) {
         let link = &mut self.links[at];
         if link.is_up {
             let record = Record {

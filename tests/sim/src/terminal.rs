@@ -13,7 +13,12 @@ use corelane_protocol::terminal::Terminal as Class;
 use corelane_protocol::ws::{Item, Opcode, client_frame};
 
 use crate::rng::Rng;
-use crate::world::{Event, World};
+use crate::world::{CALM_AT, Event, World};
+
+/// The terminal that leaves for good.
+const PHONE: usize = 5;
+/// It does so from here on.
+const PHONE_AWAY_FROM: u64 = CALM_AT - 2_000_000;
 
 /// What a terminal knows of a conversation.
 #[derive(Debug, Default)]
@@ -74,6 +79,8 @@ pub(crate) struct Terminal {
     pub(crate) socket: Option<usize>,
     pub(crate) is_live: bool,
     pub(crate) is_replaced: bool,
+    /// It left and does not come back.
+    pub(crate) has_left: bool,
     pub(crate) views: BTreeMap<ConvId, View>,
     pub(crate) outgoing: BTreeMap<ConvId, Outgoing>,
     last_index: u32,
@@ -92,6 +99,7 @@ impl Terminal {
             socket: None,
             is_live: false,
             is_replaced: false,
+            has_left: false,
             views: BTreeMap::new(),
             outgoing: BTreeMap::new(),
             last_index: 0,
@@ -130,7 +138,7 @@ impl World {
 
     pub(crate) fn login(&mut self, at: usize) {
         let terminal = &self.terminals[at];
-        if terminal.socket.is_some() || (self.calm && terminal.is_replaced) {
+        if terminal.socket.is_some() || terminal.has_left || (self.calm && terminal.is_replaced) {
             return;
         }
         let shard = self.rng.below(self.gateways.len() as u64) as usize;
@@ -194,6 +202,13 @@ impl World {
             }
             return;
         };
+        // One user's phone is put away shortly before all is calm: nothing that comes later takes its route. (Where
+        // records are lost it stays, because a loss shows only when something follows.)
+        let may_leave = at == PHONE && self.faults.logins && !self.faults.bus_loses;
+        if may_leave && self.now > PHONE_AWAY_FROM && self.rng.chance(200) {
+            self.terminals[at].has_left = true;
+            return self.leave(at, true);
+        }
         match self.rng.below(100) {
             0..4 if self.faults.logins => self.leave(at, true),
             4..8 if self.faults.logins => {

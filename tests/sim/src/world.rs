@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use corelane_gateway_core::event::{LinkId, ShardMessage};
+use corelane_gateway_core::event::{Input as ShardInput, LinkId, ShardMessage};
 use corelane_gateway_core::{Shard, ShardConfig};
 use corelane_protocol::id::{ConvId, GroupId, Lane, UserId};
 use corelane_protocol::link::codec::LinkSecret;
@@ -18,6 +18,7 @@ use corelane_router_core::append::{Batch, Committed};
 use corelane_router_core::event::Input;
 
 use crate::gateway::Socket;
+use crate::pause::{LEASE_US, Process};
 use crate::ports::{Partition, Registry, Session};
 use crate::rng::Rng;
 use crate::router::{Link, Question};
@@ -41,6 +42,8 @@ const EVENTS_MAX: u64 = 2_000_000;
 #[derive(Debug)]
 pub(crate) enum Event {
     Wake(usize),
+    /// A socket that a client opened reaches its shard.
+    Accepted(usize),
     Inbox(usize, ShardMessage),
     /// Bytes of a client reach its shard.
     Bytes(usize, Vec<u8>),
@@ -56,12 +59,17 @@ pub(crate) enum Event {
     LinkIn(usize, Vec<u8>),
     LinkOut(usize, Vec<u8>),
     LinkLost(usize, LinkId),
+    NewBoot(usize, u64),
+    /// A process that stood still goes on.
+    GoOn(usize),
+    Reap(u32),
     Apply(u32, Batch),
     Committed(u32, Lane, Committed),
     Ask(u32, Question),
     Core(u32, Box<Input>),
     Claim(usize, UserId, Session),
     Unclaim(usize, UserId, Session),
+    ClaimsDone(usize),
     Request(usize, crate::router::Request),
     Bounced(u32, ConvId, u64, Vec<UserId>),
     Append(u32, u64, u16, u64, Arc<[u8]>),
@@ -90,13 +98,14 @@ pub(crate) struct Faults {
     pub(crate) links: bool,
     pub(crate) readers: bool,
     pub(crate) logins: bool,
+    pub(crate) pauses: bool,
 }
 
 /// A shard and who it is.
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub(crate) shard: Shard,
-    pub(crate) boot: u64,
+    pub(crate) process: usize,
     pub(crate) number: u16,
     pub(crate) dirty: bool,
     pub(crate) wake_at: u64,
@@ -113,6 +122,8 @@ pub(crate) struct World {
     pub(crate) faults: Faults,
     pub(crate) calm: bool,
     pub(crate) gateways: Vec<Gateway>,
+    pub(crate) processes: Vec<Process>,
+    pub(crate) last_boot: u64,
     pub(crate) sockets: Vec<Socket>,
     pub(crate) links: Vec<Link>,
     pub(crate) terminals: Vec<Terminal>,
@@ -156,10 +167,13 @@ impl World {
             links: rng.chance(600),
             readers: rng.chance(500),
             logins: rng.chance(700),
+            pauses: rng.chance(400),
         };
         let queue_bytes_max = if faults.readers { 2048 } else { 256 * 1024 };
         let mut gateways = Vec::new();
-        for (boot, number, shards) in [(101, 0, 1), (102, 0, 2), (102, 1, 2)] {
+        let processes = vec![Process::new(101), Process::new(102)];
+        for (process, number, shards) in [(0, 0, 1), (1, 0, 2), (1, 1, 2)] {
+            let boot = processes[process].boot;
             let config = ShardConfig {
                 node: format!("gateway-{boot}"),
                 boot,
@@ -172,12 +186,13 @@ impl World {
                 resync_spread: Duration::from_millis(300),
                 link_retry: Duration::from_millis(20),
                 link_silence: Duration::from_secs(4),
+                lease: Duration::from_micros(LEASE_US),
                 ..ShardConfig::default()
             };
             let shard = Shard::new(config, number, at(0));
             gateways.push(Gateway {
                 shard,
-                boot,
+                process,
                 number,
                 dirty: false,
                 wake_at: u64::MAX,
@@ -210,6 +225,8 @@ impl World {
             faults,
             calm: false,
             gateways,
+            processes,
+            last_boot: 102,
             sockets: Vec::new(),
             links: Vec::new(),
             terminals,
@@ -302,9 +319,11 @@ impl World {
         self.counts.events = count;
     }
 
-    fn happen(&mut self, event: Event) {
+    pub(crate) fn happen(&mut self, event: Event) {
+        let Some(event) = self.hold(event) else { return };
         match event {
             Event::Wake(shard) => self.wake(shard),
+            Event::Accepted(socket) => self.accepted(socket),
             Event::Inbox(shard, message) => self.inbox(shard, message),
             Event::Bytes(socket, bytes) => self.bytes(socket, bytes),
             Event::Fin(socket) => self.fin(socket),
@@ -317,6 +336,9 @@ impl World {
             Event::LinkIn(link, bytes) => self.link_in(link, &bytes),
             Event::LinkOut(link, bytes) => self.link_out(link, &bytes),
             Event::LinkLost(shard, id) => self.link_lost(shard, id),
+            Event::NewBoot(shard, boot) => self.shard_input(shard, ShardInput::NewBoot(boot)),
+            Event::GoOn(process) => self.go_on(process),
+            Event::Reap(life) => self.reap(life),
             Event::Apply(life, batch) => self.apply(life, &batch),
             Event::Committed(life, lane, committed) => {
                 self.core_input(life, Input::Committed(lane, committed));
@@ -325,6 +347,7 @@ impl World {
             Event::Core(life, input) => self.core_input(life, *input),
             Event::Claim(link, user, session) => self.claim(link, &user, session),
             Event::Unclaim(link, user, session) => self.unclaim(link, user, &session),
+            Event::ClaimsDone(link) => self.claims_done(link),
             Event::Request(link, request) => self.answer_request(link, &request),
             Event::Bounced(life, conv, seq, users) => self.bounced(life, conv, seq, users),
             Event::Append(life, boot, partition, number, record) => {
@@ -364,6 +387,7 @@ impl World {
                 }
             }
             7 if self.faults.router => self.crash_router(),
+            8.. if self.faults.pauses => self.stand_still(),
             _ => {}
         }
     }

@@ -158,9 +158,19 @@ impl Running {
 
     /// SIGTERM.
     pub fn terminate(&self) {
-        let _ = Command::new("kill")
-            .args(["-TERM", &self.child.id().to_string()])
+        self.signal("TERM");
+    }
+
+    /// A signal, by name: `STOP` has the process stand still, `CONT` go on.
+    ///
+    /// # Panics
+    ///
+    /// If the process is gone.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &self.child.id().to_string()])
             .status();
+        assert!(sent.is_ok_and(|status| status.success()), "no {name} was sent");
     }
 
     /// Waits for its end; the exit code, or `None` after a signal.
@@ -366,29 +376,37 @@ impl Gateway {
     /// The same, of a gateway whose router serves HTTP elsewhere.
     pub(crate) fn from_line(mut process: Running, data: &Path, http: Option<&str>) -> Self {
         let line = process.line("ready ");
-        let field = |name: &str| {
-            let found = line
-                .split_whitespace()
-                .find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
-            found
-                .unwrap_or_else(|| panic!("no {name} in {line:?}"))
-                .to_owned()
-        };
-        let ws_url = field("ws");
+        Self::ready(process, data, &line, http)
+    }
+
+    /// Takes a started gateway whose router serves `http` in another process, and waits until it is ready; with it the
+    /// base URL of its own metrics.
+    ///
+    /// # Panics
+    ///
+    /// If it is not ready in time.
+    pub fn beside(mut process: Running, data: &Path, http: &str) -> (Self, String) {
+        let line = process.line("ready ");
+        (
+            Self::ready(process, data, &line, Some(http)),
+            field(&line, "admin"),
+        )
+    }
+
+    fn ready(process: Running, data: &Path, line: &str, http: Option<&str>) -> Self {
+        let ws_url = field(line, "ws");
         let ws = ws_url
             .trim_start_matches("ws://")
             .trim_end_matches("/ws")
             .parse()
             .expect("an address");
+        let own_http = || field(line, if line.contains(" http=") { "http" } else { "admin" });
         Self {
             process,
             ws_url,
             ws,
-            http: http.map_or_else(
-                || field(if line.contains(" http=") { "http" } else { "admin" }),
-                str::to_owned,
-            ),
-            link: line.contains(" link=").then(|| field("link")),
+            http: http.map_or_else(own_http, str::to_owned),
+            link: line.contains(" link=").then(|| field(line, "link")),
             data: data.to_owned(),
         }
     }
@@ -441,6 +459,34 @@ impl Gateway {
     }
 }
 
+/// The figure of a metric, as served at `base`; of all its labels together.
+///
+/// # Panics
+///
+/// If metrics are not served there.
+pub fn metric(base: &str, name: &str) -> u64 {
+    let mut answer = ureq::get(&format!("{base}/metrics"))
+        .call()
+        .expect("metrics are served");
+    let text = answer.body_mut().read_to_string().expect("text");
+    let figures = text.lines().filter_map(|line| {
+        let (row, figure) = line.rsplit_once(' ')?;
+        (row.split('{').next() == Some(name)).then_some(figure)
+    });
+    figures
+        .map(|figure| figure.parse::<u64>().expect("a whole number"))
+        .sum()
+}
+
+/// A field of the line that says where everything is.
+fn field(line: &str, name: &str) -> String {
+    let mut fields = line.split_whitespace();
+    let found = fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+    found
+        .unwrap_or_else(|| panic!("no {name} in {line:?}"))
+        .to_owned()
+}
+
 pub mod bystanders;
 pub mod client;
 pub mod http;
@@ -451,3 +497,4 @@ pub mod peer;
 pub mod proxy;
 pub mod router;
 pub mod strace;
+pub mod two;

@@ -11,7 +11,7 @@ use corelane_protocol::bus::{BusFrame, BusRecord, FrameReceivers, Receivers, cla
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{self, Frame, FrameKind, body};
 use corelane_protocol::id::{AppId, ConnId, ConvId, UserId};
-use corelane_protocol::link::body::{ArchivedClaim, ArchivedConsumed, BusBatch, Claimed, Kick};
+use corelane_protocol::link::body::{ArchivedClaim, ArchivedConsumed, BusBatch, Claimed, Kick, Renewed};
 use corelane_protocol::link::codec::{LinkCodec, LinkEvent, LinkRole, LinkSecret, PeerInfo};
 use corelane_protocol::link::record::{Record, RecordKind};
 use corelane_protocol::listener::ListenerKind;
@@ -80,6 +80,10 @@ pub struct World {
     pub partitions: u16,
     /// Whether claims are answered.
     pub claims_granted: bool,
+    /// Whether renewals are answered.
+    pub renewals_granted: bool,
+    /// Boots that the shard asked to have replaced.
+    pub boots_lost: Vec<u64>,
     pub got: Vec<Got>,
     pub to_shards: Vec<(u16, ShardMessage)>,
     pub drained: bool,
@@ -125,6 +129,8 @@ impl World {
             cluster_id: 5,
             partitions: 4,
             claims_granted: true,
+            renewals_granted: true,
+            boots_lost: Vec::new(),
             got: Vec::new(),
             to_shards: Vec::new(),
             drained: false,
@@ -217,6 +223,7 @@ impl World {
                     }
                 }
                 Output::ToShard(shard, message) => self.to_shards.push((shard, message)),
+                Output::BootLost(boot) => self.boots_lost.push(boot),
                 Output::Drained => self.drained = true,
             }
         }
@@ -236,7 +243,7 @@ impl World {
         let Some(router) = self.router.as_mut() else {
             return;
         };
-        let mut claims = Vec::new();
+        let (mut claims, mut renewals) = (Vec::new(), Vec::new());
         let got = &mut self.got;
         let fed = router.codec.feed(bytes, &mut |event| {
             if let LinkEvent::Record(record) = event {
@@ -244,6 +251,9 @@ impl World {
                 if kind == RecordKind::Claim {
                     let claim = frame::access::<ArchivedClaim>(record.body).expect("a claim");
                     claims.push((record.conn, claim.owner_seq.to_native()));
+                }
+                if kind == RecordKind::Renew {
+                    renewals.push(record.reference);
                 }
                 got.push(Got {
                     kind,
@@ -261,6 +271,11 @@ impl World {
             self.link_in();
             return self.cut_link();
         }
+        if self.renewals_granted {
+            for reference in renewals {
+                self.answer_renewal(reference, true);
+            }
+        }
         if self.claims_granted {
             for (conn, owner_seq) in claims {
                 self.answer_claim(ConnId(conn), owner_seq, 0);
@@ -276,17 +291,29 @@ impl World {
         self.queue_record(RecordKind::Claimed, conn, &body);
     }
 
+    /// Says whether the boot is alive; reference 0 if nobody asked.
+    pub fn answer_renewal(&mut self, reference: u32, alive: bool) {
+        let body = frame::archive(&Renewed { alive });
+        self.queue(&Record {
+            kind: RecordKind::Renewed as u8,
+            reference,
+            body: &body,
+            ..Record::default()
+        });
+    }
+
     fn queue_record(&mut self, kind: RecordKind, conn: ConnId, body: &[u8]) {
+        self.queue(&Record {
+            kind: kind as u8,
+            conn: conn.0,
+            body,
+            ..Record::default()
+        });
+    }
+
+    fn queue(&mut self, record: &Record<'_>) {
         let router = self.router.as_mut().expect("there is a link");
-        router
-            .codec
-            .push(&Record {
-                kind: kind as u8,
-                conn: conn.0,
-                body,
-                ..Record::default()
-            })
-            .expect("tests stay within credit");
+        router.codec.push(record).expect("tests stay within credit");
     }
 
     /// A record from the router; it arrives at once.
@@ -515,6 +542,11 @@ impl World {
             .partition(|got| got.kind == kind);
         self.got = rest;
         wanted
+    }
+
+    /// The boot that the shard named on its present link.
+    pub fn linked_boot(&self) -> Option<u64> {
+        Some(self.router.as_ref()?.codec.peer()?.boot)
     }
 
     /// The link's socket dies.

@@ -79,6 +79,7 @@ fn a_claim_that_waits_is_made_again_on_the_next_link() {
 fn a_silent_router_is_given_up_and_connected_again() {
     let mut world = World::new(config());
     let alice = world.login("alice");
+    world.renewals_granted = false;
     let opened = world.links_opened;
     for _ in 0..8 {
         world.pass(Duration::from_secs(5));

@@ -21,6 +21,7 @@ mod harness;
 mod hostile;
 mod json;
 mod kick;
+mod lease;
 mod link_loss;
 mod order;
 mod rate;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use corelane_gateway_core::event::Input;
 use corelane_protocol::frame::{self, FrameKind};
 use corelane_protocol::link::body::ArchivedClaim;
 use corelane_protocol::link::record::RecordKind;
@@ -81,6 +82,44 @@ fn many_sessions_are_claimed_a_part_per_turn() {
     world.pass(Duration::from_secs(3));
     assert_eq!(world.got(RecordKind::Claim).len(), 201);
     assert_eq!(kind(&world.frames(far)[0]), FrameKind::Resync);
+}
+
+#[test]
+fn when_all_sessions_have_claimed_on_a_link_the_router_is_told_once() {
+    let mut world = World::new(config());
+    assert_eq!(
+        world.got(RecordKind::ClaimsDone).len(),
+        1,
+        "nobody is here: there is nothing to claim"
+    );
+    let (alice, bob) = (world.login("alice"), world.login("bob"));
+    let far = ConnId::new(0, 20_000, 1);
+    world.accept_as(far, false);
+    world.bytes(far, &upgrade("/ws", "corelane.rkyv.v1", ""));
+    world.turn();
+    world.say(far, &hello("far", "d"));
+    assert!(world.got(RecordKind::ClaimsDone).is_empty(), "once per link");
+    world.cut_link();
+    // Ends while there is no link: nothing of it can be said.
+    world.input(Input::PeerClosed(bob));
+    world.turn();
+    world.got.clear();
+    world.pass(Duration::from_secs(3));
+    let order: Vec<(RecordKind, ConnId)> = world
+        .got
+        .iter()
+        .filter(|got| matches!(got.kind, RecordKind::Claim | RecordKind::ClaimsDone))
+        .map(|got| (got.kind, got.conn))
+        .collect();
+    assert_eq!(
+        order,
+        [
+            (RecordKind::Claim, alice),
+            (RecordKind::Claim, far),
+            (RecordKind::ClaimsDone, ConnId(0)),
+        ]
+    );
+    assert!(world.got(RecordKind::Unclaim).is_empty());
 }
 
 #[test]

@@ -1,0 +1,191 @@
+//! Leases of gateways: what counts as a sign of life, and what becomes of a boot that gives none.
+//!
+//! Owns the pace at which one link's signs of life are passed on. Whatever is read from a proved link is one, so that a
+//! renewal behind a storm of claims does not cost the lease; and while the router itself does not read, because a queue
+//! of its own is full, the gateway's silence does not count. A renewal proper is answered before anything that was
+//! read with it. A boot whose lease ran out is told so on its links, in case its process only stood still. When this
+//! router itself stood still, the renewals that wait unread are read before any lease is looked at.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use corelane_protocol::frame;
+use corelane_protocol::id::BootId;
+use corelane_protocol::limits::{LEASE, RENEWALS_PER_LEASE};
+use corelane_protocol::link::body::Renewed;
+use corelane_protocol::link::record::RecordKind;
+use corelane_router_core::event::Input;
+
+use crate::bus::Bus as _;
+use crate::hub::{LinkHandle, Outgoing};
+use crate::registry::Registry as _;
+use crate::shared::Shared;
+
+/// A link's signs of life are passed on to the registry no more often.
+const LIFE_PACE: Duration = Duration::from_secs(1);
+/// How often leases that ran out are looked for.
+const REAP_PACE: Duration = Duration::from_secs(1);
+/// After this router stood still no lease is looked at for so long.
+const REAP_GRACE: Duration = Duration::from_secs(5);
+
+const _: () = assert!(
+    LIFE_PACE.as_millis() + LEASE.as_millis() / (RENEWALS_PER_LEASE as u128) < LEASE.as_millis() / 2,
+    "what was not passed on is made up for by the next renewal, long before the lease ends"
+);
+const _: () = assert!(
+    LEASE.as_millis() / (RENEWALS_PER_LEASE as u128) < REAP_GRACE.as_millis(),
+    "every living gateway renews in that time"
+);
+
+/// The signs of life of one link's gateway.
+pub(crate) struct Life {
+    boot: BootId,
+    shared: Arc<Shared>,
+    link: LinkHandle,
+    /// Not passed on before.
+    next_at: Duration,
+}
+
+impl Life {
+    pub(crate) fn new(boot: BootId, shared: Arc<Shared>, link: LinkHandle) -> Self {
+        let next_at = shared.clock.now().mono + LIFE_PACE;
+        Self {
+            boot,
+            shared,
+            link,
+            next_at,
+        }
+    }
+
+    /// Something was read from the link.
+    pub(crate) async fn heard(&mut self) {
+        let now = self.shared.clock.now().mono;
+        if now < self.next_at {
+            return;
+        }
+        self.next_at = now + LIFE_PACE;
+        if self.is_alive().await == Some(false) {
+            self.link.send(vec![renewed(false, 0)]);
+        }
+    }
+
+    /// A `Renew`.
+    pub(crate) async fn renew(&self, reference: u32) {
+        if let Some(alive) = self.is_alive().await {
+            self.link.send(vec![renewed(alive, reference)]);
+        }
+    }
+
+    /// Waits for `work`, during which the link is not read.
+    pub(crate) async fn while_unread<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = tokio::time::sleep(LIFE_PACE) => {
+                    let _ = self.is_alive().await;
+                }
+            }
+        }
+    }
+
+    /// Renews the lease; `None` if nobody knows.
+    async fn is_alive(&self) -> Option<bool> {
+        match self.shared.registry.renew(self.boot).await {
+            Ok(alive) => Some(alive),
+            Err(error) => {
+                tracing::warn!(%error, "a lease could not be renewed");
+                None
+            }
+        }
+    }
+}
+
+/// The answer to a renewal; or, unasked and with reference 0, the word that a boot is dead.
+pub(crate) fn renewed(alive: bool, reference: u32) -> Outgoing {
+    let body = frame::archive(&Renewed { alive }).to_vec();
+    Outgoing {
+        kind: RecordKind::Renewed,
+        priority: 0,
+        conn: 0,
+        reference,
+        body,
+    }
+}
+
+/// Forgets a gateway that left or is dead: its routes, its topic, and what was waited for there.
+pub(crate) async fn gateway_gone(shared: &Shared, boot: BootId) {
+    if let Err(error) = shared.registry.leave(boot).await {
+        tracing::warn!(%error, "a gateway's routes could not be dropped");
+    }
+    let _ = shared.bus.delete(boot).await;
+    shared.input(Input::GatewayGone(boot.0)).await;
+}
+
+/// Whether gateways could be heard of late.
+#[derive(Debug)]
+struct Attention {
+    looked_at: Duration,
+    reap_from: Duration,
+}
+
+impl Attention {
+    const fn new(now: Duration) -> Self {
+        Self {
+            looked_at: now,
+            reap_from: now,
+        }
+    }
+
+    /// To be asked every [`REAP_PACE`]. Whoever asks much later stood still.
+    fn may_reap(&mut self, now: Duration) -> bool {
+        if now.saturating_sub(self.looked_at) > 3 * REAP_PACE {
+            self.reap_from = now + REAP_GRACE;
+        }
+        self.looked_at = now;
+        now >= self.reap_from
+    }
+}
+
+/// Looks for gateways whose lease ran out, until the router stops.
+pub(crate) async fn reap(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(REAP_PACE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut attention = Attention::new(shared.clock.now().mono);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shared.stop.cancelled() => return,
+        }
+        if !attention.may_reap(shared.clock.now().mono) {
+            continue;
+        }
+        match shared.registry.reap().await {
+            Ok(dead) => {
+                for boot in dead {
+                    tracing::warn!(boot = format!("{:016x}", boot.0), "a gateway's lease ran out");
+                    shared.metrics.lease_lapsed();
+                    gateway_gone(&shared, boot).await;
+                    shared.hub.send_all(boot.0, &renewed(false, 0));
+                }
+            }
+            Err(error) => tracing::warn!(%error, "leases could not be looked at"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_router_that_stood_still_listens_before_it_declares_anybody_dead() {
+        let at = Duration::from_secs;
+        let mut attention = Attention::new(at(100));
+        assert!((101..110).all(|second| attention.may_reap(at(second))));
+        let refused = (140..160).filter(|second| !attention.may_reap(at(*second)));
+        assert_eq!(refused.collect::<Vec<_>>(), [140, 141, 142, 143, 144]);
+    }
+}
