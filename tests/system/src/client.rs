@@ -31,6 +31,8 @@ pub struct Client {
     next_reference: u32,
     /// Messages that came while something else was waited for.
     pub inbox: VecDeque<Received>,
+    /// Epoch of the log, as the welcome said.
+    pub epoch: u64,
     user: String,
 }
 
@@ -84,7 +86,10 @@ impl Client {
         };
         client.write(&frame::encode(FrameKind::Hello, 1, &hello));
         let welcome = client.read_kind(FrameKind::Welcome);
-        assert_eq!(Frame::parse(&welcome).expect("a frame").reference, 1);
+        let welcome = Frame::parse(&welcome).expect("a frame");
+        assert_eq!(welcome.reference, 1);
+        let body = welcome.access::<body::ArchivedWelcome>().expect("a welcome");
+        client.epoch = body.epoch.to_native();
         client
     }
 
@@ -104,6 +109,7 @@ impl Client {
             socket,
             next_reference: 2,
             inbox: VecDeque::new(),
+            epoch: 0,
             user: user.to_owned(),
         }
     }
@@ -189,7 +195,37 @@ impl Client {
     }
 
     /// Sends a payload under an id and gives its reference.
+    ///
+    /// # Panics
+    ///
+    /// If the connection is gone.
     pub fn send_with(&mut self, target: &body::Target, id: [u8; 16], payload: &[u8]) -> u32 {
+        self.try_send_with(target, id, payload)
+            .expect("the connection stands")
+    }
+
+    /// The same; `None` if the connection is gone.
+    pub fn try_send_with(&mut self, target: &body::Target, id: [u8; 16], payload: &[u8]) -> Option<u32> {
+        self.send_flagged(0, target, id, payload)
+    }
+
+    /// Sends what was refused once more, with the flag that opens its gate again.
+    ///
+    /// # Panics
+    ///
+    /// If the connection is gone.
+    pub fn send_again(&mut self, target: &body::Target, id: [u8; 16], payload: &[u8]) -> u32 {
+        self.send_flagged(frame::flag::RESTART, target, id, payload)
+            .expect("the connection stands")
+    }
+
+    fn send_flagged(
+        &mut self,
+        flags: u8,
+        target: &body::Target,
+        id: [u8; 16],
+        payload: &[u8],
+    ) -> Option<u32> {
         let send = body::Send {
             target: target.clone(),
             kind: kind::TEXT,
@@ -201,8 +237,9 @@ impl Client {
         };
         let reference = self.next_reference;
         self.next_reference += 1;
-        self.write(&frame::encode(FrameKind::Send, reference, &send));
-        reference
+        let bytes = frame::encode_with(FrameKind::Send, flags, reference, &send, &[]);
+        self.socket.send(Message::binary(bytes)).ok()?;
+        Some(reference)
     }
 
     /// The answer to a send: its seq, or the error's code and text.

@@ -3,7 +3,7 @@
 //! The binaries are taken from `CORELANE_BIN_DIR` (set by `ops/test`) or from the directory that the test itself was
 //! built into. A test that finds none fails and says what to build.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -78,21 +78,26 @@ impl Running {
     ///
     /// If it cannot be started.
     pub fn start(command: &mut Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        let mut child = spawn(command.stdout(Stdio::piped()));
         let output = child.stdout.take().expect("standard output is piped");
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { child, lines }
+        Self {
+            child,
+            lines: lines_of(output),
+        }
+    }
+
+    /// As [`Self::start`], for a program that says everything on standard error.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    pub fn start_with_log(command: &mut Command) -> Self {
+        let mut child = spawn(command.stderr(Stdio::piped()));
+        let output = child.stderr.take().expect("standard error is piped");
+        Self {
+            child,
+            lines: lines_of(output),
+        }
     }
 
     /// The first line of output that begins with `prefix`.
@@ -101,14 +106,27 @@ impl Running {
     ///
     /// If the program ends before, or takes longer than 20 s.
     pub fn line(&mut self, prefix: &str) -> String {
+        self.line_where(prefix, |line| line.starts_with(prefix))
+    }
+
+    /// The first line of output that has `part` in it.
+    ///
+    /// # Panics
+    ///
+    /// If the program ends before, or takes longer than 20 s.
+    pub fn line_with(&mut self, part: &str) -> String {
+        self.line_where(part, |line| line.contains(part))
+    }
+
+    fn line_where(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         let deadline = now() + READY;
         loop {
             let left = deadline.saturating_duration_since(now());
             match self.lines.recv_timeout(left) {
-                Ok(line) if line.starts_with(prefix) => return line,
+                Ok(line) if wanted(&line) => return line,
                 Ok(_) => {}
                 Err(error) => panic!(
-                    "no line {prefix:?}: {error}; the program: {:?}",
+                    "no line {what:?}: {error}; the program: {:?}",
                     self.child.try_wait()
                 ),
             }
@@ -118,6 +136,17 @@ impl Running {
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How many descriptors it has open.
+    ///
+    /// # Panics
+    ///
+    /// If it is gone.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .expect("the program runs")
+            .count()
     }
 
     /// kill -9, and waits until it is gone.
@@ -139,10 +168,17 @@ impl Running {
     ///
     /// If it does not end within `limit`.
     pub fn wait(&mut self, limit: Duration) -> Option<i32> {
-        wait_for("the end of the program", limit, || {
-            self.child.try_wait().expect("it is our child")
-        })
-        .code()
+        wait_for("the end of the program", limit, || self.ended())
+    }
+
+    /// The exit code, or `None` in its place after a signal; `None` while it runs.
+    ///
+    /// # Panics
+    ///
+    /// If it was waited for by somebody else.
+    pub fn ended(&mut self) -> Option<Option<i32>> {
+        let status = self.child.try_wait().expect("it is our child")?;
+        Some(status.code())
     }
 }
 
@@ -152,7 +188,25 @@ impl Drop for Running {
     }
 }
 
-/// A gateway with everything embedded.
+fn spawn(command: &mut Command) -> Child {
+    command
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"))
+}
+
+/// Reads line by line until the program ends, so that it never waits for a reader.
+fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    lines
+}
+
+/// A gateway, with everything embedded unless it was given a router.
 #[derive(Debug)]
 pub struct Gateway {
     /// The process.
@@ -163,6 +217,8 @@ pub struct Gateway {
     pub ws: SocketAddr,
     /// Base URL of the HTTP API.
     pub http: String,
+    /// Where the embedded router serves links.
+    pub link: Option<String>,
     /// Data directory.
     pub data: PathBuf,
 }
@@ -200,7 +256,12 @@ impl Gateway {
     /// # Panics
     ///
     /// If it is not ready in time.
-    pub fn from(mut process: Running, data: &Path) -> Self {
+    pub fn from(process: Running, data: &Path) -> Self {
+        Self::from_line(process, data, None)
+    }
+
+    /// The same, of a gateway whose router serves HTTP elsewhere.
+    pub(crate) fn from_line(mut process: Running, data: &Path, http: Option<&str>) -> Self {
         let line = process.line("ready ");
         let field = |name: &str| {
             let found = line
@@ -220,7 +281,8 @@ impl Gateway {
             process,
             ws_url,
             ws,
-            http: field("http"),
+            http: http.map_or_else(|| field("http"), str::to_owned),
+            link: http.is_none().then(|| field("link")),
             data: data.to_owned(),
         }
     }
@@ -273,4 +335,10 @@ impl Gateway {
     }
 }
 
+pub mod bystanders;
 pub mod client;
+pub mod http;
+pub mod order;
+pub mod peer;
+pub mod router;
+pub mod strace;

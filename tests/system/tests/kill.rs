@@ -1,5 +1,4 @@
 //! kill -9 in the middle of traffic: what was acknowledged is there, once, in order.
-#![expect(clippy::indexing_slicing, reason = "helpers of tests fail as tests do")]
 
 use std::collections::BTreeMap;
 
@@ -8,29 +7,6 @@ use corelane_system_tests::Gateway;
 use corelane_system_tests::client::{Client, message_id, to_user};
 
 const ROUNDS: usize = 3;
-
-fn history(gateway: &Gateway, conv: &str) -> Vec<(u64, String)> {
-    let key = format!("Bearer {}", gateway.admin_key());
-    let mut messages = Vec::new();
-    let mut from = 1;
-    while from != 0 {
-        let url = format!(
-            "{}/v1/conversations/{conv}/messages?from={from}&limit=200",
-            gateway.http
-        );
-        let mut response = ureq::get(&url)
-            .header("Authorization", &key)
-            .call()
-            .expect("history is served");
-        let page: serde_json::Value = response.body_mut().read_json().expect("JSON");
-        for message in page["messages"].as_array().expect("a list") {
-            let id = message["client_msg_id"].as_str().expect("an id").replace('-', "");
-            messages.push((message["seq"].as_u64().expect("a number"), id));
-        }
-        from = page["next_seq"].as_u64().expect("a number");
-    }
-    messages
-}
 
 #[test]
 fn everything_acknowledged_survives_kill_nine() {
@@ -74,15 +50,15 @@ fn everything_acknowledged_survives_kill_nine() {
             }
         }
         let gateway = Gateway::start(data.path(), &[]);
-        let stored = history(&gateway, "u:5:alice:bob");
-        for (place, (seq, _)) in stored.iter().enumerate() {
-            assert_eq!(*seq, place as u64 + 1, "round {round}: seq is dense");
+        let stored = gateway.history("u:5:alice:bob").expect("history is served");
+        for (place, message) in stored.iter().enumerate() {
+            assert_eq!(message.seq, place as u64 + 1, "round {round}: seq is dense");
         }
-        let by_id: BTreeMap<&str, u64> = stored.iter().map(|(seq, id)| (id.as_str(), *seq)).collect();
+        let by_id: BTreeMap<String, u64> = stored.iter().map(|message| (message.id(), message.seq)).collect();
         assert_eq!(by_id.len(), stored.len(), "round {round}: none is there twice");
         for (id, seq) in &acked {
             assert_eq!(
-                by_id.get(id.as_str()),
+                by_id.get(id),
                 Some(seq),
                 "round {round}: an acknowledged message is lost or moved"
             );
