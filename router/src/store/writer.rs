@@ -255,7 +255,12 @@ impl Writer {
         let outcome = self.commit(&turn, heads, purge);
         self.shared.moments.end();
         match outcome {
-            Ok(outcome) => self.answer(turn, outcome, started, checkpoint),
+            Ok(outcome) => {
+                self.answer(turn, outcome, started, checkpoint);
+                if cfg!(feature = "plant-ack-before-fsync") {
+                    let _ = self.db.execute_batch("COMMIT");
+                }
+            }
             Err(error) => {
                 heads.forget();
                 if !self.db.is_autocommit()
@@ -314,7 +319,9 @@ impl Writer {
             .prepare_cached("UPDATE progress SET commits = ?1, outbox = ?2 WHERE id = 1")?
             .execute(params![commits, outbox.cast_signed()])?;
         let written = self.clock.now().mono;
-        self.db.prepare_cached("COMMIT")?.execute([])?;
+        if !cfg!(feature = "plant-ack-before-fsync") {
+            self.db.prepare_cached("COMMIT")?.execute([])?;
+        }
         let ended = self.clock.now().mono;
         Ok(Outcome {
             batches,
