@@ -20,6 +20,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 use super::StoreError;
@@ -164,6 +166,12 @@ pub(super) fn set_durability(db: &Connection, durability: Durability) -> rusqlit
     db.execute_batch(&format!("PRAGMA synchronous = {synchronous}"))
 }
 
+/// From here on closing this connection does not move the log into the database, even if it is the last one.
+pub(super) fn leave_log(db: &Connection) -> rusqlite::Result<()> {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .map(|_| ())
+}
+
 /// Opens the database file for reading.
 ///
 /// # Errors
@@ -175,6 +183,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
         let db = Connection::open_with_flags(path, flags)?;
         db.busy_timeout(BUSY_TIMEOUT)?;
         db.execute_batch("PRAGMA query_only = 1; PRAGMA cache_size = -32768; PRAGMA cell_size_check = ON;")?;
+        leave_log(&db)?;
         db.set_prepared_statement_cache_capacity(64);
         Ok(db)
     };
@@ -196,6 +205,7 @@ pub(super) fn open_checkpointer(path: &Path, durability: Durability) -> Result<C
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         )?;
         db.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864;")?;
+        leave_log(&db)?;
         set_durability(&db, durability)?;
         Ok(db)
     };
@@ -232,10 +242,18 @@ pub(super) fn explain(error: &rusqlite::Error) -> String {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             "; another process uses it: stop that one first"
         }
+        // The index of the log could not be made longer.
+        Some(ErrorCode::SystemIoFailure) if extended_code(error) == Some(SQLITE_IOERR_SHMSIZE) => {
+            "; the disk is full: free some space"
+        }
         Some(ErrorCode::SystemIoFailure) => "; the disk failed: look into the kernel's log",
         _ => "",
     };
     format!("{error}{hint}")
+}
+
+fn extended_code(error: &rusqlite::Error) -> Option<i32> {
+    error.sqlite_error().map(|error| error.extended_code)
 }
 
 /// A database error as the port's.

@@ -427,6 +427,11 @@ impl Writer {
 
     fn poison(&self, reason: String) {
         tracing::error!(reason, "the store failed; nothing is acknowledged any more");
+        // Nor written: the end would move the log into the database on a disk that has just failed. The next start
+        // reads the log as far as its checksums hold.
+        if let Err(error) = schema::leave_log(&self.db) {
+            tracing::error!(%error, "the log may be moved when the store is closed");
+        }
         self.shared.poison.send_replace(Some(reason));
     }
 
