@@ -75,7 +75,13 @@ impl From<RequestError> for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        RequestError::from(error).into()
+        let is_damaged = matches!(error, StoreError::Damaged { .. });
+        let mut answer = Self::from(RequestError::from(error));
+        if is_damaged {
+            // The request was in order; what is stored is not.
+            answer.status = StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        answer
     }
 }
 

@@ -85,21 +85,41 @@ pub enum Durability {
 }
 
 /// Opens the database file for writing, makes it if there is none, and checks that it is one of ours. Commits are
-/// synced until [`set_durability`] says otherwise.
+/// synced until [`set_durability`] says otherwise. Where the witness noted commits there was a store: nothing is made
+/// in its place.
 ///
 /// # Errors
 ///
 /// [`StoreError::Open`], naming the file and what to do.
-pub(super) fn open(path: &Path, lanes: u16, random: u64) -> Result<Connection, StoreError> {
+pub(super) fn open(
+    path: &Path,
+    lanes: u16,
+    random: u64,
+    commits_noted: u64,
+) -> Result<Connection, StoreError> {
     let wrong = |problem: String| StoreError::Open {
         path: path.display().to_string(),
         problem,
     };
+    let lost = || {
+        wrong(format!(
+            "is missing or empty, but the witness noted {commits_noted} commits; restore a backup, or remove \
+             corelane.witness to begin with an empty store"
+        ))
+    };
+    // Before the file is touched: SQLite throws away the log that lies beside an empty one.
+    let bytes = std::fs::metadata(path).map_or(0, |file| file.len());
+    if bytes == 0 && commits_noted > 0 {
+        return Err(lost());
+    }
     let failed = |error: rusqlite::Error| wrong(explain(&error));
     let db = Connection::open(path).map_err(failed)?;
     db.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
     let number = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(failed);
     let tables = number("SELECT count(*) FROM sqlite_schema")?;
+    if tables == 0 && commits_noted > 0 {
+        return Err(lost());
+    }
     if tables > 0 && number("PRAGMA application_id")? != APPLICATION_ID {
         return Err(wrong(
             "is a database of another program; set another data directory".to_owned(),
@@ -139,7 +159,9 @@ fn create(db: &Connection, lanes: u16, random: u64) -> rusqlite::Result<()> {
          INSERT INTO progress VALUES (1, 0, 0); COMMIT;",
         cluster = nonzero(random).cast_signed(),
         epoch = new_epoch(random, 0).cast_signed(),
-    ))
+    ))?;
+    // So that a log that is lost takes commits with it, which the witness tells, and not the store itself.
+    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
 /// An epoch drawn from `random` that is not the one before.

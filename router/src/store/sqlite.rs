@@ -125,14 +125,16 @@ impl SqliteStore {
         })?;
         let lock = lock_dir(dir)?;
         let path = dir.join("corelane.db");
-        let mut db = schema::open(&path, options.lanes, options.random)?;
+        let witness_path = dir.join("corelane.witness");
+        let commits_noted = Witness::commits_noted(&witness_path);
+        let mut db = schema::open(&path, options.lanes, options.random, commits_noted)?;
         let at_open = |error: rusqlite::Error| StoreError::Open {
             path: path.display().to_string(),
             problem: schema::explain(&error),
         };
         let cluster_id = schema::meta(&db, "cluster").map_err(at_open)?;
         let (commits, outbox) = progress(&db).map_err(at_open)?;
-        let (witness, seen) = Witness::open(&dir.join("corelane.witness"), cluster_id)
+        let (witness, seen) = Witness::open(&witness_path, cluster_id)
             .map_err(|error| wrong(format!("the witness file cannot be written: {error}")))?;
         let epoch = begin(&db, options, commits, seen).map_err(at_open)?;
         if options.bytes_max > 0 {

@@ -46,6 +46,12 @@ impl Witness {
         Ok((Self { file, cluster }, seen))
     }
 
+    /// How many commits the file at `path` knows of, whatever their cluster; 0 if there is no such file or it is torn.
+    pub(super) fn commits_noted(path: &Path) -> u64 {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        decode(&bytes).map_or(0, |(_, commits)| commits)
+    }
+
     /// Notes how many commits there are.
     ///
     /// # Errors

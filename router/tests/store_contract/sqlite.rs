@@ -121,6 +121,43 @@ fn what_cannot_be_a_store_is_refused_by_name() {
     assert!(text.contains("999"), "{text}");
 }
 
+#[tokio::test]
+async fn where_a_store_was_no_new_one_is_made() {
+    let fixture = SqliteFixture::new();
+    let conv = direct("alice", "bob");
+    commit(&fixture.open(), vec![append(&conv, "alice", 1, b"payload")]).await;
+    let (database, log) = (fixture.database(), fixture.dir.path().join("corelane.db-wal"));
+    std::fs::write(&log, b"what a killed process left").unwrap();
+    for harm in [
+        |database: &Path| std::fs::write(database, b"").unwrap(),
+        |database: &Path| std::fs::remove_file(database).unwrap(),
+    ] {
+        harm(&database);
+        let error = SqliteStore::open_with(&fixture.options())
+            .map(|_| ())
+            .unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("corelane.db") && text.contains("corelane.witness") && text.contains("backup"),
+            "{text}"
+        );
+        assert!(log.exists(), "the log is left for whoever repairs it");
+    }
+    std::fs::remove_file(fixture.dir.path().join("corelane.witness")).unwrap();
+    let (answers, _) = commit(&fixture.open(), vec![append(&conv, "alice", 1, b"payload")]).await;
+    assert_eq!(seqs(&answers), [1], "a store that begins anew");
+}
+
+#[test]
+fn a_store_does_not_depend_on_its_log_from_the_first_moment_on() {
+    let fixture = SqliteFixture::new();
+    let store = fixture.open();
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture.database(), elsewhere.path().join("corelane.db")).unwrap();
+    let copy = SqliteStore::open(elsewhere.path(), Durability::Full, LANES, 9, Clock::start()).unwrap();
+    assert_eq!(copy.info().cluster_id, store.info().cluster_id);
+}
+
 #[test]
 fn a_torn_page_is_found_at_the_start() {
     let fixture = SqliteFixture::new();
