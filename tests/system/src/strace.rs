@@ -48,12 +48,15 @@ pub fn traced(command: &Command, trace: &Path, options: &[&str]) -> Command {
 ///
 /// If the end of process `pid` is not in the file within 10 s.
 pub fn lines(trace: &Path, pid: u32) -> String {
-    let ends = ["exited with", "killed by"].map(|how| format!("{pid} +++ {how}"));
+    let pid = pid.to_string();
+    let is_end = |line: &str| {
+        let (thread, rest) = line.split_once(' ').unwrap_or_default();
+        thread == pid && rest.trim_start().starts_with("+++ ")
+    };
     wait_for("the end of the trace", LAST_LINES, || {
         let text = std::fs::read(trace).ok()?;
         let text = String::from_utf8_lossy(&text).into_owned();
-        let padded = text.replace("  +++", " +++");
-        ends.iter().any(|end| padded.contains(end)).then_some(text)
+        text.lines().rev().any(is_end).then_some(text)
     })
 }
 

@@ -1,6 +1,7 @@
 //! Two people, a group, and one who was offline: the whole path through the shipped gateway.
 
 use corelane_system_tests::Gateway;
+use corelane_system_tests::bystanders::Bystanders;
 use corelane_system_tests::client::{Client, message_id, to_group, to_user};
 
 const NOT_MEMBER: u16 = 8;
@@ -93,6 +94,7 @@ fn groups_refuse_strangers_and_unknown_groups_are_named() {
     let data = tempfile::tempdir().unwrap();
     let gateway = Gateway::start(data.path(), &[]);
     create_group(&gateway, "team", &["alice"]);
+    let mut bystanders = Bystanders::arrive(&gateway);
     let mut mallory = Client::login(&gateway, "mallory");
     let reference = mallory.send(&to_group("team"), "let me in");
     let (code, text) = mallory.answer(reference).unwrap_err();
@@ -100,6 +102,8 @@ fn groups_refuse_strangers_and_unknown_groups_are_named() {
     assert!(text.contains("team") && text.contains("mallory"), "{text}");
     let reference = mallory.send(&to_group("nowhere"), "anybody");
     assert_eq!(mallory.answer(reference).unwrap_err().0, UNKNOWN_GROUP);
+    drop(mallory);
+    bystanders.are_alone_and_well(&gateway);
 }
 
 #[test]

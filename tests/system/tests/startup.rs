@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
+use corelane_system_tests::router::Router;
 use corelane_system_tests::{Gateway, binary};
 
 /// Runs a gateway that must fail, and gives what it said.
@@ -70,6 +71,39 @@ fn a_damaged_store_is_refused_by_name_and_left_as_it_is() {
     let text = failure(data.path(), &[]);
     assert!(text.contains("corelane.db"), "{text}");
     assert!(std::fs::read(&file).unwrap().starts_with(b"certainly"));
+}
+
+#[test]
+fn a_router_of_its_own_names_its_mistakes_as_well() {
+    let data = tempfile::tempdir().unwrap();
+    let failure = |data: &Path, name: &str, value: &str| {
+        let mut command = Router::command(&binary("corelane-router"), data);
+        let output = command.env(name, value).output().unwrap();
+        assert!(!output.status.success(), "it started with {name}={value}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for key in ["http_listen", "link_listen"] {
+        let text = failure(
+            data.path(),
+            &format!("CORELANE__ROUTER__{}", key.to_uppercase()),
+            &taken,
+        );
+        assert!(text.contains(&taken) && text.contains(key), "{key}: {text}");
+    }
+    let text = failure(data.path(), "CORELANE__STORE__DATA_DIR", "/proc/corelane");
+    assert!(text.contains("/proc/corelane"), "{text}");
+    let text = failure(data.path(), "CORELANE__STORE__DURABILITY", "sometimes");
+    assert!(
+        text.contains("CORELANE__STORE__DURABILITY") && text.contains("full") && text.contains("os"),
+        "{text}"
+    );
+    let text = failure(data.path(), "CORELANE__ROUTER__HTTP_LISSTEN", "127.0.0.1:0");
+    assert!(text.contains("http_lissten"), "{text}");
+    std::fs::write(data.path().join("corelane.db"), vec![7; 8192]).unwrap();
+    let text = failure(data.path(), "CORELANE__LOG__LEVEL", "warn");
+    assert!(text.contains("corelane.db"), "{text}");
 }
 
 #[test]
