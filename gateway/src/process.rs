@@ -191,8 +191,8 @@ pub fn run(config: Config) -> Result<(), ProcessError> {
         clock,
     };
     let started = start_shards(&cpus, &shard_config, &common, &snapshots)?;
-    embedded::announce(&config, listen, router.as_ref(), admin_address);
-    wait(&config, &admin, router, started)
+    let announce = |router: Option<&Embedded>| embedded::announce(&config, listen, router, admin_address);
+    wait(&config, &admin, router, started, announce)
 }
 
 fn admin_serve(admin: &Admin, listen: &str) -> Result<SocketAddr, ProcessError> {
@@ -394,12 +394,14 @@ impl ShardStart {
     }
 }
 
-/// Waits for a signal, or for something to fail; then drains.
+/// Waits for a signal, or for something to fail; then drains. `announce` is called once signals are heeded: whoever reads
+/// it may send one at once.
 fn wait(
     config: &Config,
     admin: &Admin,
     router: Option<Embedded>,
     started: Started,
+    announce: impl FnOnce(Option<&Embedded>),
 ) -> Result<(), ProcessError> {
     let Started { inboxes, ended } = started;
     let system = |what| move |source| ProcessError::System { what, source };
@@ -422,6 +424,7 @@ fn wait(
     let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(system("a signal handler"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("a signal handler"))?;
+        announce(router.as_ref());
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -472,7 +475,7 @@ mod tests {
             inboxes: Vec::new(),
             ended,
         };
-        wait(&Config::default(), &Admin::default(), None, started)
+        wait(&Config::default(), &Admin::default(), None, started, |_| {})
     }
 
     #[test]
@@ -503,14 +506,14 @@ mod tests {
             inboxes: Vec::new(),
             ended: channel().1,
         };
-        let error = wait(&Config::default(), &Admin::default(), None, started).unwrap_err();
+        let error = wait(&Config::default(), &Admin::default(), None, started, |_| {}).unwrap_err();
         assert!(matches!(error, ProcessError::Shard { .. }), "{error}");
     }
 
     #[test]
     fn the_defaults_of_the_file_are_those_of_a_shard() {
         let secret = ShardConfig::default().link_secret;
-        let made = shard_config(&Config::default(), 1, secret, "router:7090".to_owned()).unwrap();
+        let made = shard_config(&Config::default(), 1, secret, "router:7090".to_owned(), 1).unwrap();
         let expected = ShardConfig {
             boot: made.boot,
             routers: vec!["router:7090".to_owned()],

@@ -107,13 +107,6 @@ fn start_logs(config: &LogSection) {
 /// Runs until a signal or a failure.
 fn serve(config: &RouterConfig) -> Result<(), Box<dyn std::error::Error>> {
     let router = start(config, RouterOptions::default())?;
-    // For programs that start this one.
-    writeln!(
-        std::io::stdout(),
-        "ready http=http://{} link={}",
-        router.http_addr(),
-        router.link_addr()
-    )?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -121,6 +114,13 @@ fn serve(config: &RouterConfig) -> Result<(), Box<dyn std::error::Error>> {
     let failure = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        // For programs that start this one. Signals are heeded from here on.
+        writeln!(
+            std::io::stdout(),
+            "ready http=http://{} link={}",
+            router.http_addr(),
+            router.link_addr()
+        )?;
         Ok::<_, std::io::Error>(tokio::select! {
             _ = terminate.recv() => None,
             _ = interrupt.recv() => None,
