@@ -223,6 +223,14 @@ function conversationInAddress() {
 /** @type {ReturnType<typeof setInterval> | undefined} */
 let countdown;
 
+/** Why one is signed out, for people. @type {Record<number, string>} */
+const SIGNED_OUT = {
+  4500: 'your login is not accepted any more',
+  4501: 'you logged in somewhere else',
+  4502: 'an administrator ended your session',
+  4505: 'you are logged in at too many places',
+};
+
 /**
  * @param {import('./corelane.js').CorelaneClient} client
  * @param {import('./corelane.js').StateDetail} detail
@@ -237,7 +245,7 @@ function showState(client, { state, reason, code, retryInMs }) {
   banner.dataset.state = state;
   banner.hidden = state === 'online' || (state === 'connecting' && banner.hidden);
   action.hidden = state === 'online' || state === 'connecting';
-  if (state === 'connecting') byId('banner-text').textContent = 'Connecting…';
+  if (state === 'connecting') byId('banner-text').textContent = 'Connection lost. Reconnecting…';
   if (state === 'waiting') {
     const until = Date.now() + retryInMs;
     const say = () => {
@@ -250,7 +258,7 @@ function showState(client, { state, reason, code, retryInMs }) {
     action.onclick = () => client.open();
   }
   if (state === 'closed') {
-    byId('banner-text').textContent = `Signed out: ${reason}.`;
+    byId('banner-text').textContent = `Signed out: ${SIGNED_OUT[code] ?? reason}.`;
     const again = code === 4501 || code === 4502 || code === 4505;
     action.textContent = again ? 'Log in again here' : 'Log in';
     action.onclick = () => (again ? client.open() : leave());
@@ -298,11 +306,15 @@ function dialog(button, id, form, problem, submit) {
   for (const close of element.querySelectorAll('[data-close]')) close.addEventListener('click', () => element.close());
   byId(form).onsubmit = async (event) => {
     event.preventDefault();
+    const button = /** @type {HTMLButtonElement} */ (element.querySelector('.primary'));
+    button.disabled = true;
     try {
       await submit();
       element.close();
     } catch (error) {
       tell(problem, `That did not work: ${/** @type {Error} */ (error).message}.`);
+    } finally {
+      button.disabled = false;
     }
   };
 }

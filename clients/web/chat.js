@@ -41,6 +41,8 @@ export class ChatPane {
   /** @type {Map<string, {element: HTMLElement, signature: string}>} */
   #elements = new Map();
   #planned = false;
+  /** Keys of messages that have just come and are not on the page yet. @type {Set<string>} */
+  #fresh = new Set();
   #followEnd = true;
   /** @type {AbortController} */
   #listeners = new AbortController();
@@ -68,6 +70,7 @@ export class ChatPane {
     byId('pane-open').hidden = conv === '';
     byId('messages').replaceChildren();
     this.#elements.clear();
+    this.#fresh.clear();
     if (!conv) return;
     const run = this.#run(conv);
     const timeline = this.#client.conversations.get(conv);
@@ -89,7 +92,8 @@ export class ChatPane {
     const { signal } = this.#listeners;
     const on = (/** @type {string} */ type, /** @type {(detail: any) => void} */ handle) =>
       client.addEventListener(type, (event) => handle(/** @type {CustomEvent} */ (event).detail));
-    on('message', ({ message }) => this.#take(message));
+    on('message', ({ message, live }) => this.#take(message, live));
+    on('state', () => this.#enable());
     on('reset', ({ conv }) => this.#reset(conv));
     on('synced', () => this.#loadIfShort());
     on('ack', ({ conv, clientMsgId }) => this.#outgoing(conv, clientMsgId, (each) => (each.state = 'stored')));
@@ -131,10 +135,15 @@ export class ChatPane {
 
   // ---- what happens -------------------------------------------------------------------------------------------
 
-  /** @param {Message} message */
-  #take(message) {
+  /**
+   * @param {Message} message
+   * @param {boolean} live
+   */
+  #take(message, live) {
     const run = this.#run(message.conv);
     run.messages.push(message);
+    if (message.seq === 1) run.more = false;
+    if (live && message.conv === this.#current && !run.outgoing.has(message.clientMsgId)) this.#fresh.add(keyOf(message));
     run.typing.delete(message.sender);
     if (message.sender === this.#client.user) {
       run.outgoing.delete(message.clientMsgId);
@@ -195,8 +204,16 @@ export class ChatPane {
     const kind = isEmojiOnly(text) ? 'emoji' : 'text';
     const { clientMsgId } = this.#client.send({ conv: this.#current }, { payload: text, kind });
     this.#run(this.#current).outgoing.set(clientMsgId, { clientMsgId, text, kind, timeMs: Date.now(), state: 'sending', problem: '' });
+    this.#fresh.add(keyOf({ clientMsgId, sender: this.#client.user, seq: 0 }));
     this.#followEnd = true;
     this.#changed(this.#current);
+  }
+
+  /** Nothing can be written while nothing will be sent. */
+  #enable() {
+    const over = this.#client.state === 'closed';
+    for (const id of ['composer', 'send', 'emoji-toggle']) /** @type {HTMLButtonElement} */ (byId(id)).disabled = over;
+    /** @type {HTMLTextAreaElement} */ (byId('composer')).placeholder = over ? 'You are signed out' : 'Message';
   }
 
   #markRead() {
@@ -289,11 +306,14 @@ export class ChatPane {
     const wanted = [];
     let previous = { sender: '', timeMs: 0 };
     let dividerSeq = run.dividerSeq;
+    const day = (/** @type {number} */ timeMs) => {
+      if (sameDay(previous.timeMs, timeMs)) return;
+      const key = `day ${new Date(timeMs).toDateString()}`;
+      wanted.push(this.#keep(key, '', () => h('li', { class: 'day' }, h('span', { text: dayName(timeMs) }))));
+      previous = { sender: '', timeMs };
+    };
     const line = (/** @type {any} */ item) => {
-      if (!sameDay(previous.timeMs, item.timeMs)) {
-        wanted.push(this.#keep(`day ${new Date(item.timeMs).toDateString()}`, '', () => h('li', { class: 'day' }, h('span', { text: dayName(item.timeMs) }))));
-        previous = { sender: '', timeMs: item.timeMs };
-      }
+      day(item.timeMs);
       if (item.system) {
         wanted.push(this.#keep(item.key, item.text, () => h('li', { class: 'system', 'data-testid': 'system', 'data-seq': item.seq }, h('span', { text: item.text }))));
         previous = { sender: '', timeMs: item.timeMs };
@@ -310,16 +330,17 @@ export class ChatPane {
       if (text === null) continue;
       if (dividerSeq !== null && message.seq > dividerSeq) {
         dividerSeq = null;
+        day(message.timeMs);
         wanted.push(this.#keep('divider', '', () => h('li', { class: 'divider', 'data-testid': 'divider' }, h('span', { text: 'New messages' }))));
         previous = { sender: '', timeMs: previous.timeMs };
       }
       const state = message.sender !== me ? '' : message.seq <= peerReadSeq ? 'read' : 'stored';
       line({
-        key: message.clientMsgId ? `${message.sender} ${message.clientMsgId}` : `seq ${message.seq}`, seq: message.seq, sender: message.sender, text, kind: message.kind,
+        key: keyOf(message), seq: message.seq, sender: message.sender, text, kind: message.kind,
         timeMs: message.timeMs, state, problem: '', system: message.kind === 'group_change' || message.kind === 'redacted', clientMsgId: message.clientMsgId,
       });
     }
-    for (const outgoing of run.outgoing.values()) line({ ...outgoing, key: `${me} ${outgoing.clientMsgId}`, sender: me, seq: null });
+    for (const outgoing of run.outgoing.values()) line({ ...outgoing, key: keyOf({ ...outgoing, sender: me, seq: 0 }), sender: me, seq: null });
     return wanted;
   }
 
@@ -354,6 +375,7 @@ export class ChatPane {
     const states = /** @type {Record<string, [string, string]>} */ ({
       sending: ['◷', 'Sending'], stored: ['✓', 'Stored'], read: ['✓✓', 'Read'], failed: ['!', 'Not sent'],
     });
+    const fresh = this.#fresh.delete(item.key);
     const [mark, label] = states[item.state] ?? ['', ''];
     const meta = h('span', { class: 'meta' }, h('time', { datetime: new Date(item.timeMs).toISOString(), text: clockTime(item.timeMs) }),
       mine ? h('span', { class: 'state', 'data-testid': 'message-state', role: 'img', 'aria-label': label, title: label, text: mark }) : null);
@@ -361,7 +383,7 @@ export class ChatPane {
       named ? h('span', { class: 'sender', text: item.sender }) : null,
       h('span', { class: 'text', 'data-testid': 'message-text', dir: 'auto', text: item.text }), meta);
     const row = h('li', {
-      class: `message${mine ? ' mine' : ''}${first ? ' first' : ''}${big ? ' big' : ''}${item.state === 'failed' ? ' failed' : ''}`,
+      class: `message${mine ? ' mine' : ''}${first ? ' first' : ''}${big ? ' big' : ''}${fresh ? ' fresh' : ''}${item.state === 'failed' ? ' failed' : ''}`,
       'data-testid': 'message', 'data-seq': item.seq, 'data-state': item.state, 'data-mine': mine ? 'true' : null, 'data-sender': item.sender,
     }, !mine && isGroup(this.#current) ? (first ? avatar(item.sender) : h('span', { class: 'avatar-gap' })) : null, bubble);
     if (item.state === 'failed') {
@@ -404,6 +426,14 @@ export class ChatPane {
     composer.style.height = 'auto';
     composer.style.height = `${Math.min(composer.scrollHeight, 140)}px`;
   }
+}
+
+/**
+ * What tells a message from every other of its conversation, stored or not yet.
+ * @param {{clientMsgId: string, sender: string, seq: number}} message
+ */
+function keyOf({ clientMsgId, sender, seq }) {
+  return clientMsgId ? `${sender} ${clientMsgId}` : `seq ${seq}`;
 }
 
 /**

@@ -59,6 +59,7 @@ export function isGroup(conv) {
   return conv.startsWith('g:');
 }
 
+const listFormat = new Intl.ListFormat('en');
 const timeFormat = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
 const dateFormat = new Intl.DateTimeFormat(undefined, { day: 'numeric', month: 'short' });
 const dayFormat = new Intl.DateTimeFormat(undefined, { weekday: 'long', day: 'numeric', month: 'long' });
@@ -112,12 +113,17 @@ export function messageText(message, me) {
  */
 function groupChangeText({ payload, sender }, me) {
   const change = /** @type {any} */ (typeof payload === 'object' && payload !== null ? payload : {});
-  const names = (/** @type {unknown} */ list) =>
-    Array.isArray(list) ? list.map((each) => (each === me ? 'you' : String(each?.user ?? each))).join(', ') : '';
+  const names = (/** @type {unknown} */ list, except = '') => {
+    const users = Array.isArray(list) ? list.map((each) => String(each?.user ?? each)).filter((user) => user !== except) : [];
+    return listFormat.format(users.map((user) => (user === me ? 'you' : user)));
+  };
   const who = sender ? (sender === me ? 'You' : sender) : 'Somebody';
   const added = names(change.added ?? change.add ?? change.members);
   const removed = names(change.removed ?? change.remove);
-  if (change.change === 'created' || change.created) return added ? `${who} created the group: ${added}` : `${who} created the group`;
+  if (change.change === 'created' || change.created) {
+    const others = names(change.added ?? change.add ?? change.members, sender);
+    return others ? `${who} created the group with ${others}` : `${who} created the group`;
+  }
   const parts = [added && `added ${added}`, removed && `removed ${removed}`].filter(Boolean);
   return parts.length > 0 ? `${who} ${parts.join(' and ')}` : `${who} changed the group`;
 }

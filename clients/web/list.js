@@ -74,7 +74,7 @@ export class ConversationList {
       at = next;
     }
     byId('no-conversations').hidden = sorted.length > 0;
-    document.title = unreadTotal > 0 ? `(${unreadTotal}) Corelane` : 'Corelane';
+    document.title = `${unreadTotal > 0 ? `(${unreadTotal}) ` : ''}${user ? `${user} · ` : ''}Corelane`;
   }
 
   /**

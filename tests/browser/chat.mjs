@@ -62,12 +62,12 @@ await check('a link that takes over a tab says whose session it is', async () =>
   assert.ok(!(await at(page, 'notice').isVisible()));
   await page.goto(await link('hank', 'mallory'));
   await at(page, 'notice-text').getByText(`You are logged in as mallory-${run}`).waitFor();
+  await browser.shoot('taken');
   assert.equal(await at(page, 'me').textContent(), `mallory-${run}`);
   await page.goto(`${baseUrl}/?token=${await browser.token('ivan')}`);
   await online(page);
   assert.ok(!page.url().includes('token='), page.url());
   assert.equal(await at(page, 'me').textContent(), `mallory-${run}`);
-  await browser.shoot('taken');
   await page.close();
 });
 
