@@ -246,10 +246,11 @@ impl RouterCore {
         };
         let by_user: BTreeMap<&UserId, &Vec<Route>> = users.iter().zip(routes).collect();
         let outbox = publication.outbox;
-        let mut convs = std::mem::take(&mut publication.convs);
-        let rest = convs.split_off(&(AppId(app.0.saturating_add(1)), first_conv()));
+        let (located, rest) = std::mem::take(&mut publication.convs)
+            .into_iter()
+            .partition::<BTreeMap<_, _>, _>(|((tenant, _), _)| *tenant == app);
         publication.convs = rest;
-        for ((app, conv), stored) in convs {
+        for ((app, conv), stored) in located {
             self.metrics.located += stored.len() as u64;
             // A message that takes members out has a record of its own: what stands around it is not for them.
             for stored in stored.chunk_by(|one, next| one.leave.is_empty() && next.leave.is_empty()) {
@@ -362,10 +363,4 @@ impl RouterCore {
             });
         }
     }
-}
-
-/// Sorts before every conversation.
-fn first_conv() -> ConvId {
-    let user = UserId::new("!").expect("one printable byte is an id");
-    ConvId::direct(&user, &user)
 }
