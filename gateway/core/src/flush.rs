@@ -88,7 +88,10 @@ impl Shard {
             conn.stage = Stage::Closed;
             self.outputs.push(Output::Close(id));
         }
-        self.weigh(id);
+        // The usual case owns nothing: a span that others share.
+        if is_own || conn.weight > 0 {
+            self.weigh(id);
+        }
     }
 
     /// The span in flight has left.
@@ -105,10 +108,16 @@ impl Shard {
             conn.out.asked_bytes = 0;
         }
         let missed = conn.rare.as_ref().is_some_and(|rare| !rare.missed.is_empty());
-        if conn.out.backlog.is_some() || missed || conn.has(flag::FINISH) {
+        let (listed, owns) = (
+            conn.out.backlog.is_some() || missed || conn.has(flag::FINISH),
+            conn.weight > 0,
+        );
+        if listed {
             self.list(id);
         }
-        self.weigh(id);
+        if owns {
+            self.weigh(id);
+        }
         match self.conns.get(id).map(|conn| conn.stage) {
             Some(Stage::Upgrading) => self.upgraded(id),
             Some(_) => self.unblock(id),

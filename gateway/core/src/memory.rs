@@ -52,6 +52,9 @@ impl Shard {
             return;
         };
         let weight = weight_of(conn);
+        if weight == conn.weight {
+            return;
+        }
         let before = std::mem::replace(&mut conn.weight, weight);
         let memory = &mut self.memory;
         memory.bytes = memory.bytes - u64::from(before) + u64::from(weight);
