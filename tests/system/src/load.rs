@@ -101,7 +101,6 @@ impl Outcome {
             "lost",
             "repaired",
             "missing",
-            "differing",
             "duplicated",
             "reordered",
             "corrupt",

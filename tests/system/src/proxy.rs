@@ -25,8 +25,6 @@ pub enum Fault {
     Swap,
     /// A byte of its payload is another.
     Payload,
-    /// It has the id of another message.
-    Id,
 }
 
 /// A proxy that runs until the test ends.
@@ -117,10 +115,10 @@ impl Spoiler {
     }
 
     fn pass(&mut self, mut part: Vec<u8>, out: &mut Vec<u8>) {
-        let places = std::mem::replace(&mut self.upgraded, true)
-            .then(|| message_places(&part))
+        let place = std::mem::replace(&mut self.upgraded, true)
+            .then(|| payload_place(&part))
             .flatten();
-        let Some((payload, id)) = places else {
+        let Some(payload) = place else {
             return out.extend(part);
         };
         if let Some(held) = self.held.take() {
@@ -131,7 +129,6 @@ impl Spoiler {
             self.left = self.left.saturating_sub(1);
             return out.extend(part);
         }
-        let mut flip = |at: usize| part.get_mut(at).into_iter().for_each(|byte| *byte ^= 1);
         match self.fault {
             Fault::Drop => return,
             Fault::Swap => {
@@ -139,16 +136,15 @@ impl Spoiler {
                 return;
             }
             Fault::Double => out.extend(&part),
-            Fault::Payload => flip(payload),
-            Fault::Id => flip(id),
+            Fault::Payload => part.get_mut(payload).into_iter().for_each(|byte| *byte ^= 1),
             Fault::None => {}
         }
         out.extend(part);
     }
 }
 
-/// Where the last byte of payload and of id stand, if this WebSocket frame holds a `Message`.
-fn message_places(part: &[u8]) -> Option<(usize, usize)> {
+/// Where the last byte of payload stands, if this WebSocket frame holds a `Message`.
+fn payload_place(part: &[u8]) -> Option<usize> {
     let header = header::parse(part, false).ok()??;
     let bytes = part.get(header.header_bytes..)?;
     let frame = Frame::parse(bytes).ok()?;
@@ -156,8 +152,6 @@ fn message_places(part: &[u8]) -> Option<(usize, usize)> {
         return None;
     }
     let message = frame.access::<body::ArchivedMessage>().ok()?;
-    let end_of = |wanted: &[u8]| {
-        Some(part.windows(wanted.len()).position(|bytes| bytes == wanted)? + wanted.len() - 1)
-    };
-    Some((end_of(&message.payload)?, end_of(&message.client_msg_id)?))
+    let payload = &*message.payload;
+    Some(part.windows(payload.len()).position(|bytes| bytes == payload)? + payload.len() - 1)
 }

@@ -77,8 +77,3 @@ fn one_swapped_message_is_found() {
 fn one_changed_byte_of_payload_is_found() {
     assert_broken(Fault::Payload, &[("corrupt", 1)]);
 }
-
-#[test]
-fn one_message_that_is_not_the_one_in_the_log_is_found() {
-    assert_broken(Fault::Id, &[("differing", 1)]);
-}
