@@ -56,11 +56,19 @@ struct Partition {
     credit_bytes: u32,
     /// Whether it brought nothing since fetches were last looked at.
     is_quiet: bool,
+    /// The topic dropped what stood before the next record.
+    is_lost: bool,
 }
 
 impl Consumer {
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         [self.report_at, self.quiet_at].into_iter().flatten().min()
+    }
+
+    /// Whether records of a partition were dropped before the one that comes now.
+    fn take_loss(&mut self, partition: u16) -> bool {
+        let known = self.partitions.iter_mut().find(|known| known.number == partition);
+        known.is_some_and(|known| std::mem::take(&mut known.is_lost))
     }
 
     fn note(&mut self, key: (u64, u16), bytes: usize, due: Duration) {
@@ -93,6 +101,7 @@ impl Shard {
                     next: 0,
                     credit_bytes: 0,
                     is_quiet: false,
+                    is_lost: false,
                 });
             }
         }
@@ -139,7 +148,10 @@ impl Shard {
         if batch.lost {
             self.resync_gateway();
         }
-        let mut next = self.consumer.partitions.get(at).map_or(0, |known| known.next);
+        let mut next = self.consumer.partitions.get_mut(at).map_or(0, |known| {
+            known.is_lost |= batch.lost;
+            known.next
+        });
         if from > next {
             next = from;
         }
@@ -174,7 +186,12 @@ impl Shard {
         let number = record.number.to_native();
         if number != 0 {
             let key = (record.router_boot.to_native(), partition);
-            let taken = self.consumer.numbers.entry(key).or_default().take(number);
+            let is_lost = self.consumer.take_loss(partition);
+            let numbers = self.consumer.numbers.entry(key).or_default();
+            if is_lost {
+                numbers.lose();
+            }
+            let taken = numbers.take(number);
             self.consumer.note(key, bytes.len(), self.now.mono + REPORT_PACE);
             match taken {
                 Taken::Repeated if Bug::NumberNotChecked.is_planted() => {}

@@ -1,7 +1,8 @@
 //! Which of a router's numbered records were taken: everything up to a number, and some above it.
 //!
 //! Owns at most [`AHEAD_MAX`] numbers above the first gap. When there are more, the gap is given up: whoever asks is
-//! told that something is lost, and the sessions are told to sync.
+//! told that something is lost, and the sessions are told to sync. So it is with the first gap after the topic itself
+//! dropped what it held: nobody sends that again.
 
 use std::collections::BTreeSet;
 
@@ -27,6 +28,8 @@ pub(crate) struct Numbers {
     /// Everything up to here was taken.
     done: u64,
     ahead: BTreeSet<u64>,
+    /// The topic dropped something: the next gap is not filled.
+    has_lost: bool,
 }
 
 impl Numbers {
@@ -46,7 +49,9 @@ impl Numbers {
             .copied()
             .unwrap_or(self.done);
         self.ahead.insert(number);
-        if self.ahead.len() > AHEAD_MAX {
+        let is_last = self.ahead.last() == Some(&number);
+        if self.ahead.len() > AHEAD_MAX || (self.has_lost && is_last) {
+            self.has_lost = false;
             self.done = self.ahead.last().copied().unwrap_or(number);
             self.ahead.clear();
             return Taken::Lost;
@@ -54,6 +59,11 @@ impl Numbers {
         Taken::New {
             gap: number - below - 1,
         }
+    }
+
+    /// The topic dropped what it held.
+    pub(crate) const fn lose(&mut self) {
+        self.has_lost = true;
     }
 
     fn close_up(&mut self) {
@@ -114,6 +124,23 @@ mod tests {
         assert_eq!(lost, Some(AHEAD_MAX));
         assert_eq!(numbers.done(), AHEAD_MAX as u64 + 2);
         assert_eq!(numbers.take(1), Taken::Repeated);
+    }
+
+    #[test]
+    fn what_the_topic_dropped_is_not_waited_for() {
+        let mut numbers = Numbers::default();
+        for number in [1, 4, 6] {
+            numbers.take(number);
+        }
+        numbers.lose();
+        // What was on its way again comes all the same, and what stands above it is still missing.
+        assert_eq!(numbers.take(2), Taken::New { gap: 0 });
+        assert_eq!(numbers.take(5), Taken::New { gap: 0 });
+        assert_eq!((numbers.done(), numbers.gaps()), (2, vec![3]));
+        assert_eq!(numbers.take(9), Taken::Lost);
+        assert_eq!((numbers.done(), numbers.has_gaps()), (9, false));
+        assert_eq!(numbers.take(11), Taken::New { gap: 1 });
+        assert_eq!((numbers.done(), numbers.gaps()), (9, vec![10]));
     }
 
     #[test]

@@ -185,6 +185,47 @@ fn lost_records_make_every_shard_sync() {
 }
 
 #[test]
+fn numbers_go_on_behind_a_loss() {
+    let mut world = World::new(config());
+    let bob = world.login("bob");
+    let ab = conv("alice", "bob");
+    world.publish(&record(1, &ab, 1..=1, 10, &[bob]));
+    world.publish(&record(3, &ab, 3..=3, 10, &[bob]));
+    world.pass(Duration::from_millis(10));
+    assert_eq!(world.consumed(0), Some((1, vec![2])));
+    // 2 was on its way again when the topic dropped it and what stood behind it.
+    let batch = BusBatch {
+        partition: 0,
+        from: 10,
+        lost: true,
+        records: vec![frame::archive(&record(8, &ab, 8..=8, 10, &[bob])).to_vec()],
+    };
+    world.router_says(RecordKind::BusBatch, ConnId(0), &frame::archive(&batch));
+    world.pass(Duration::from_millis(10));
+    assert_eq!(
+        world.consumed(0),
+        Some((8, Vec::new())),
+        "nobody waits for what is lost"
+    );
+    let frames = world.frames(bob);
+    let resyncs = frames.iter().filter(|frame| kind(frame) == FrameKind::Resync);
+    assert_eq!(resyncs.count(), 1, "one sync finds all of it");
+    let batch = BusBatch {
+        partition: 0,
+        from: 11,
+        lost: false,
+        records: vec![frame::archive(&record(10, &ab, 10..=10, 10, &[bob])).to_vec()],
+    };
+    world.router_says(RecordKind::BusBatch, ConnId(0), &frame::archive(&batch));
+    world.pass(Duration::from_millis(10));
+    assert_eq!(
+        world.consumed(0),
+        Some((8, vec![9])),
+        "what is missing since then is asked for"
+    );
+}
+
+#[test]
 fn a_batch_that_comes_again_after_a_fetch_is_taken_once() {
     let mut world = World::new(config());
     let bob = world.login("bob");
