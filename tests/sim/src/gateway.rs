@@ -7,7 +7,7 @@ use corelane_gateway_core::event::{Claims, Input, LinkId, Output, ShardMessage};
 use corelane_protocol::id::{AppId, ConnId, ConvId, UserId};
 use corelane_protocol::ws::{Decoder, Role};
 
-use crate::world::{Event, World};
+use crate::world::{Event, Gateway, World};
 
 /// One connection, both ends.
 #[derive(Debug)]
@@ -31,16 +31,27 @@ pub(crate) struct Socket {
     pub(crate) decoder: Decoder,
     pub(crate) live: BTreeMap<ConvId, Vec<u64>>,
     pub(crate) acks: BTreeMap<ConvId, BTreeSet<u64>>,
-    /// It was told that something was missed.
-    pub(crate) is_warned: bool,
+    /// Places that the client knew of before they came, by a sync or from an earlier connection.
+    pub(crate) known: BTreeMap<ConvId, u64>,
+    /// It was told to pull up to here.
+    pub(crate) told: BTreeMap<ConvId, u64>,
+    /// When it was last told to sync.
+    pub(crate) resync_at: u64,
+    /// What was in the log when its route was claimed: its first sync tells of that.
+    pub(crate) owed: BTreeMap<ConvId, u64>,
 }
 
 impl World {
     /// A client connects.
     pub(crate) fn accept(&mut self, shard: usize, terminal: usize) -> usize {
         let gateway = &mut self.gateways[shard];
-        let conn = ConnId::new(gateway.number, gateway.next_slot, 1);
-        gateway.next_slot += 1;
+        let free = gateway.free_slots.pop();
+        self.counts.reused_slots += u64::from(free.is_some());
+        let (slot, generation) = free.unwrap_or_else(|| {
+            gateway.next_slot += 1;
+            (gateway.next_slot - 1, 1)
+        });
+        let conn = ConnId::new(gateway.number, slot, generation);
         self.sockets.push(Socket {
             shard,
             conn,
@@ -58,7 +69,10 @@ impl World {
             decoder: Decoder::new(Role::Client, 4 * 1024 * 1024),
             live: BTreeMap::new(),
             acks: BTreeMap::new(),
-            is_warned: false,
+            known: BTreeMap::new(),
+            told: BTreeMap::new(),
+            resync_at: 0,
+            owed: BTreeMap::new(),
         });
         self.shard_input(
             shard,
@@ -71,6 +85,11 @@ impl World {
         self.sockets
             .iter()
             .rposition(|socket| socket.shard == shard && socket.conn == conn)
+    }
+
+    pub(crate) fn socket_at(&self, boot: u64, conn: ConnId) -> Option<usize> {
+        let is_its = |gateway: &Gateway| gateway.boot == boot && gateway.number == conn.shard();
+        self.socket_of(self.gateways.iter().position(is_its)?, conn)
     }
 
     pub(crate) fn shard_input(&mut self, shard: usize, input: Input<'_>) {
@@ -150,14 +169,14 @@ impl World {
 
     fn to_shard(&mut self, from: usize, number: u16, message: ShardMessage) {
         let boot = self.gateways[from].boot;
-        let is_wanted = |gateway: &crate::world::Gateway| gateway.boot == boot && gateway.number == number;
+        let is_wanted = |gateway: &Gateway| gateway.boot == boot && gateway.number == number;
         let Some(to) = self.gateways.iter().position(is_wanted) else {
             return;
         };
         let message = match message {
             ShardMessage::Record(record) if self.faults.readers && !self.calm && self.rng.chance(20) => {
                 // The inbox is full.
-                self.counts.overflows += 1;
+                self.counts.inbox_overflows += 1;
                 drop(record);
                 ShardMessage::OverflowedAll
             }
@@ -174,6 +193,10 @@ impl World {
     }
 
     pub(crate) fn wake(&mut self, shard: usize) {
+        if self.gateways[shard].wake_at != self.now {
+            // An earlier deadline came between, and this one was set again if it still stands.
+            return;
+        }
         self.gateways[shard].wake_at = u64::MAX;
         self.shard_input(shard, Input::DeadlineReached);
     }
@@ -246,6 +269,10 @@ impl World {
         let arrives = (self.now + delay).max(socket.down_at + 1);
         self.at_time(arrives, Event::Hangup(at));
         self.shard_input(shard, Input::Closed(conn));
+        // The next one to come gets the slot: what is under way to this connection must not reach him.
+        self.gateways[shard]
+            .free_slots
+            .push((conn.slot(), conn.generation() + 1));
     }
 
     fn link_send(&mut self, shard: usize, id: LinkId, bytes: Vec<u8>) {

@@ -33,7 +33,7 @@ impl Session {
         claim.again && (!self.again || self.issued_at_s >= claim.issued_at_s)
     }
 
-    fn is_route(&self, other: &Self) -> bool {
+    pub(crate) fn is_route(&self, other: &Self) -> bool {
         (self.boot, self.conn, self.owner_seq) == (other.boot, other.conn, other.owner_seq)
     }
 }
@@ -90,6 +90,8 @@ impl Registry {
 #[derive(Debug, Default)]
 pub(crate) struct Partition {
     first_offset: u64,
+    /// Below this offset records were dropped that nobody had consumed.
+    lost_below: u64,
     records: VecDeque<(u64, Arc<[u8]>)>,
 }
 
@@ -98,12 +100,20 @@ impl Partition {
         self.records.push_back((number, record));
     }
 
-    /// First offset and records from `from` on.
-    pub(crate) fn read(&self, from: u64, count: usize) -> (u64, Vec<Vec<u8>>) {
+    /// Drops what waits and the record that found no room: its offset is spent, so that the loss shows.
+    pub(crate) fn overflow(&mut self) {
+        self.first_offset += self.records.len() as u64 + 1;
+        self.lost_below = self.first_offset;
+        self.records.clear();
+    }
+
+    /// First offset, whether records before it are lost, and the records from `from` on.
+    pub(crate) fn read(&self, from: u64, count: usize) -> (u64, bool, Vec<Vec<u8>>) {
         let start = from.max(self.first_offset);
         let skipped = (start - self.first_offset) as usize;
         let records = self.records.iter().skip(skipped).take(count);
-        (start, records.map(|(_, record)| record.to_vec()).collect())
+        let records = records.map(|(_, record)| record.to_vec()).collect();
+        (start, from < self.lost_below, records)
     }
 
     pub(crate) fn consumed(&mut self, upto: u64) {

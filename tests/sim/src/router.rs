@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use corelane_gateway_core::event::{Input as ShardInput, LinkId};
 use corelane_protocol::bus::ArchivedBusRecord;
-use corelane_protocol::frame::body::{ConvSeq, ConvState, PullPage, PullRequired, SyncPage};
+use corelane_protocol::frame::body::{ConvSeq, PullPage, PullRequired, ReadUpTo, SyncPage};
 use corelane_protocol::frame::error::ErrorCode;
-use corelane_protocol::frame::read::{self, PullView};
+use corelane_protocol::frame::read::{self, Place, PullView};
 use corelane_protocol::frame::{self, Frame, FrameKind, encode, encode_error, kind};
 use corelane_protocol::id::{ClientMsgId, ConnId, ConvId, UserId};
 use corelane_protocol::link::body::{
@@ -54,7 +54,14 @@ pub(crate) struct Request {
     user: UserId,
     conn: u64,
     reference: u32,
-    pull: Option<PullView>,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Sync(Vec<u8>),
+    Pull(PullView),
+    Read(Place),
 }
 
 /// A record, owned.
@@ -97,6 +104,7 @@ impl World {
         self.registry = Registry::default();
         self.topics.clear();
         self.rows_wait.clear();
+        self.lost_tails.clear();
         self.left_conns.clear();
         let mut core = RouterCore::new(self.boot(), 7, LANES, PARTITIONS);
         let mut outputs = Vec::new();
@@ -229,6 +237,12 @@ impl World {
             RecordKind::BusFetch => {
                 let body = frame::access::<ArchivedBusFetch>(&record.body).expect("a fetch");
                 let fetch = (body.from.to_native(), u64::from(body.credit_bytes.to_native()));
+                if self.trace {
+                    eprintln!(
+                        "          {boot} fetches {}, from and credit {fetch:?}",
+                        body.partition
+                    );
+                }
                 self.links[at].fetches.insert(body.partition.to_native(), fetch);
                 self.serve(at);
             }
@@ -277,8 +291,11 @@ impl World {
             };
             return self.core_input(self.life, Input::Submit(submission));
         }
-        let pull =
-            (parsed.known_kind() == Some(FrameKind::Pull)).then(|| read::pull(&parsed).expect("checked"));
+        let what = match parsed.known_kind() {
+            Some(FrameKind::Pull) => What::Pull(read::pull(&parsed).expect("checked")),
+            Some(FrameKind::Read) => What::Read(read::read(&parsed).expect("checked")),
+            _ => What::Sync(read::sync(&parsed).expect("checked").cursor.to_vec()),
+        };
         let delay = self.delay();
         self.after(
             delay,
@@ -288,7 +305,7 @@ impl World {
                     user,
                     conn,
                     reference,
-                    pull,
+                    what,
                 },
             ),
         );
@@ -298,51 +315,19 @@ impl World {
         if !self.links[at].is_up {
             return;
         }
-        let frame = match &request.pull {
-            None => {
-                let state = |(conv, head_seq): (ConvId, u64)| ConvState {
-                    conv: conv.as_bytes().to_vec(),
-                    head_seq,
-                    head_n: head_seq,
-                    floor_seq: 0,
-                    conv_version: 0,
-                    read_seq: 0,
-                    read_n: 0,
-                    last: Vec::new(),
-                };
-                let conversations = self
-                    .store
-                    .conversations(&request.user)
-                    .into_iter()
-                    .map(state)
-                    .collect();
+        let refused = || encode_error(request.reference, ErrorCode::NotMember, "not a member");
+        let frame = match &request.what {
+            What::Sync(cursor) => {
+                let (cursor, conversations) = self.store.sync(&request.user, cursor, self.store_ms());
                 let page = SyncPage {
-                    cursor: Vec::new(),
+                    cursor,
                     more: false,
                     conversations,
                 };
                 encode(FrameKind::SyncPage, request.reference, &page)
             }
-            Some(view) => match self.store.readable_upto(&view.conv, &request.user) {
-                None => encode_error(request.reference, ErrorCode::NotMember, "not a member"),
-                Some(upto) => {
-                    let wanted = self.store.range(&view.conv, view.from_seq, view.to_seq.min(upto));
-                    let next_seq = wanted.get(usize::from(view.limit)).map_or(0, |(seq, _)| *seq);
-                    let messages = wanted
-                        .into_iter()
-                        .take(usize::from(view.limit))
-                        .map(|(_, frame)| frame);
-                    let page = PullPage {
-                        conv: view.conv.as_bytes().to_vec(),
-                        next_seq,
-                        head_seq: upto,
-                        head_n: upto,
-                        floor_seq: 0,
-                        messages: messages.collect(),
-                    };
-                    encode(FrameKind::PullPage, request.reference, &page)
-                }
-            },
+            What::Pull(view) => self.pulled(request, view).unwrap_or_else(refused),
+            What::Read(place) => self.read(at, request, place).unwrap_or_else(refused),
         };
         self.push(
             at,
@@ -352,6 +337,46 @@ impl World {
             request.reference,
             &frame,
         );
+    }
+
+    fn pulled(&self, request: &Request, view: &PullView) -> Option<Vec<u8>> {
+        let upto = self.store.readable_upto(&view.conv, &request.user)?;
+        let wanted = self.store.range(&view.conv, view.from_seq, view.to_seq.min(upto));
+        let limit = usize::from(view.limit);
+        let page = PullPage {
+            conv: view.conv.as_bytes().to_vec(),
+            next_seq: wanted.get(limit).map_or(0, |(seq, _)| *seq),
+            head_seq: upto,
+            head_n: upto,
+            floor_seq: 0,
+            messages: wanted.into_iter().take(limit).map(|(_, frame)| frame).collect(),
+        };
+        Some(encode(FrameKind::PullPage, request.reference, &page))
+    }
+
+    /// Moves a read mark, and tells the user's other terminals.
+    fn read(&mut self, at: usize, request: &Request, place: &Place) -> Option<Vec<u8>> {
+        let ((seq, n), moved) = self.store.read(&place.conv, &request.user, place.seq)?;
+        let body = ReadUpTo {
+            conv: place.conv.as_bytes().to_vec(),
+            whose: request.user.as_str().to_owned(),
+            seq,
+            n,
+        };
+        if moved {
+            let boot = self.links[at].peer.as_ref().map_or(0, |peer| peer.boot);
+            let mut routes: Vec<Route> = self.registry.routes(&request.user).iter().map(route).collect();
+            routes.retain(|route| (route.boot, route.conn) != (boot, request.conn));
+            let frame = encode(FrameKind::ReadUpTo, 0, &body);
+            self.notify(
+                self.links[at].life,
+                place.conv.clone(),
+                request.user.clone(),
+                routes,
+                frame,
+            );
+        }
+        Some(encode(FrameKind::ReadUpTo, request.reference, &body))
     }
 
     fn session(&mut self, at: usize, boot: u64, record: &Taken) {
@@ -392,6 +417,18 @@ impl World {
             return;
         }
         let (conn, owner_seq) = (session.conn, session.owner_seq);
+        // A claim that was made again may come when the session is welcome already.
+        let is_held = self
+            .registry
+            .routes(user)
+            .iter()
+            .any(|held| held.is_route(&session));
+        if !is_held
+            && !session.again
+            && let Some(socket) = self.socket_at(session.boot, ConnId(conn))
+        {
+            self.sockets[socket].owed = self.store.places(user);
+        }
         let (refused_code, kicks) = match self.registry.claim(user, session) {
             Ok(kicks) => (0, kicks),
             Err(code) => (code, Vec::new()),
@@ -433,7 +470,10 @@ impl World {
         for waits in self.rows_wait.values_mut() {
             waits.retain(|(b, p, n)| *b != boot || *p != partition || *n > number);
         }
-        let gaps = body.gaps.iter().map(|gap| gap.to_native()).collect();
+        let gaps: Vec<u64> = body.gaps.iter().map(|gap| gap.to_native()).collect();
+        if self.trace {
+            eprintln!("          {boot} has consumed {number} of {partition}, gaps {gaps:?}");
+        }
         self.core_input(
             self.life,
             Input::Consumed {
@@ -457,20 +497,25 @@ impl World {
             seq,
         }];
         let frame = encode(FrameKind::PullRequired, 0, &PullRequired { upto });
-        if !routes.is_empty() {
-            let (class, priority) = (corelane_protocol::bus::class::CONTROL, 0);
-            let notice = Notice {
-                app: APP,
-                conv,
-                class,
-                priority,
-                expires_ms: 0,
-                sender,
-                routes,
-                frame,
-            };
-            self.core_input(life, Input::Notice(notice));
+        self.notify(life, conv, sender, routes, frame);
+    }
+
+    /// A frame that is not stored goes to these sessions.
+    fn notify(&mut self, life: u32, conv: ConvId, sender: UserId, routes: Vec<Route>, frame: Vec<u8>) {
+        if routes.is_empty() {
+            return;
         }
+        let notice = Notice {
+            app: APP,
+            conv,
+            class: corelane_protocol::bus::class::CONTROL,
+            priority: 0,
+            expires_ms: 0,
+            sender,
+            routes,
+            frame,
+        };
+        self.core_input(life, Input::Notice(notice));
     }
 
     pub(crate) fn core_input(&mut self, life: u32, input: Input) {
@@ -502,7 +547,7 @@ impl World {
                 Output::Answer(Origin::Api(_), _) => {}
                 Output::Persist(batch) => {
                     let delay = self.delay() * 2;
-                    self.after(delay, Event::Apply(self.life, batch));
+                    self.after(delay, Event::Apply(self.life, batch, self.store_ms()));
                 }
                 Output::LoadMembers(ticket, _, conv) => {
                     let delay = self.delay();
@@ -538,7 +583,7 @@ impl World {
         }
     }
 
-    pub(crate) fn apply(&mut self, life: u32, batch: &Batch) {
+    pub(crate) fn apply(&mut self, life: u32, batch: &Batch, begun_ms: u64) {
         if life != self.life || self.core.is_none() {
             return;
         }
@@ -546,7 +591,7 @@ impl World {
         let is_applied = !is_unknown || self.rng.chance(500);
         let mut committed = Committed::Unknown("the answer was lost".to_owned());
         if is_applied {
-            let done = self.store.commit(batch, self.clock().wall_ms);
+            let done = self.store.commit(batch, begun_ms, self.now);
             if !is_unknown {
                 committed = done;
             }
@@ -590,7 +635,15 @@ impl World {
             .expect("a record")
             .outbox
             .to_native();
+        if self.trace {
+            eprintln!("          publish {number} of {boot}, {partition} for row {outbox}");
+        }
         if outbox != 0 {
+            if !self.store.outbox.contains_key(&outbox) {
+                self.violation(format!(
+                    "record {number} of partition {partition} goes to {boot}, and its outbox row {outbox} is cleared"
+                ));
+            }
             self.rows_wait
                 .entry(outbox)
                 .or_default()
@@ -614,10 +667,17 @@ impl World {
                 }
                 2 if self.faults.bus_loses => {
                     self.bus_disturbed_at = u64::MAX;
+                    self.lost_tails
+                        .entry((boot, partition))
+                        .or_default()
+                        .insert(number);
                     return;
                 }
                 _ => {}
             }
+        }
+        if let Some(lost) = self.lost_tails.get_mut(&(boot, partition)) {
+            lost.retain(|other| *other > number);
         }
         self.append(life, boot, partition, number, record);
     }
@@ -626,7 +686,10 @@ impl World {
         if life != self.life || self.core.is_none() {
             return;
         }
-        if let Some(topic) = self.topics.get_mut(&(boot, partition)) {
+        let wants_overflow = std::mem::take(&mut self.last_overflow) || (!self.calm && self.rng.chance(3));
+        if self.faults.bus_overflows && wants_overflow {
+            self.overflow(boot);
+        } else if let Some(topic) = self.topics.get_mut(&(boot, partition)) {
             topic.append(number, record);
         }
         for at in 0..self.links.len() {
@@ -634,6 +697,26 @@ impl World {
                 self.serve(at);
             }
         }
+    }
+
+    /// A gateway boot's topic drops all it holds, because it has no room for one record more.
+    fn overflow(&mut self, boot: u64) {
+        self.counts.topics_lost += 1;
+        for ((owner, _), topic) in &mut self.topics {
+            if *owner == boot {
+                topic.overflow();
+            }
+        }
+        self.after(0, Event::TopicLost(self.life, boot));
+    }
+
+    pub(crate) fn topic_lost(&mut self, life: u32, boot: u64) {
+        if life == self.life {
+            for waits in self.rows_wait.values_mut() {
+                waits.retain(|(owner, _, _)| *owner != boot);
+            }
+        }
+        self.core_input(life, Input::TopicLost(boot));
     }
 
     /// What a link fetches and is there.
@@ -650,16 +733,22 @@ impl World {
                 let Some(topic) = self.topics.get(&(boot, partition)) else {
                     break;
                 };
-                let (first, records) = topic.read(*from, count);
-                if records.is_empty() || *credit == 0 {
+                let (first, lost, records) = topic.read(*from, count);
+                if (records.is_empty() && !lost) || *credit == 0 {
                     break;
+                }
+                if self.trace {
+                    eprintln!(
+                        "          {boot} gets {} of {partition} from {first}, lost: {lost}",
+                        records.len()
+                    );
                 }
                 *from = first + records.len() as u64;
                 *credit = credit.saturating_sub(records.iter().map(|record| record.len() as u64).sum());
                 let body = frame::archive(&BusBatch {
                     partition,
                     from: first,
-                    lost: false,
+                    lost,
                     records,
                 });
                 self.push(at, RecordKind::BusBatch, 2, 0, 0, &body);
