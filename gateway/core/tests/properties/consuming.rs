@@ -239,7 +239,7 @@ fn lost_records_make_every_shard_sync() {
 
 /// The bus dropped what waited; `records` stand behind the loss.
 fn lose(world: &mut World, from: u64, records: Vec<BusRecord>) {
-    let records = records.iter().map(|record| frame::archive(record).to_vec());
+    let records = records.iter().map(BusRecord::encode);
     let batch = BusBatch {
         partition: 0,
         from,

@@ -98,7 +98,7 @@ fn all_sessions_claim_again_under_the_new_boot_and_sync_when_their_route_is_held
         partition: 0,
         from: 0,
         lost: false,
-        records: vec![frame::archive(&first).to_vec()],
+        records: vec![first.encode()],
     };
     world.router_says(RecordKind::BusBatch, ConnId(0), &frame::archive(&batch));
     world.turn();
