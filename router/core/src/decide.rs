@@ -21,6 +21,9 @@ use crate::planted::Bug;
 pub const DEDUPE_RETENTION_MS: u64 = 7 * 24 * 3600 * 1000;
 /// Length of a bucket of the recent index, in ms.
 pub const RECENT_BUCKET_MS: u64 = 5 * 60 * 1000;
+/// Buckets that a sync cursor lags behind the one in which its sync began. A transaction that is longer on its way than
+/// one of them is seen by no sync.
+const CURSOR_LAG_BUCKETS: u64 = 2;
 
 /// What to do with one message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +66,12 @@ pub fn content_hash(append: &Append) -> u64 {
         extensions: &append.extensions,
     };
     send_hash(&append.conv, &view)
+}
+
+/// The lowest bucket that must be looked at by the sync after one that began in bucket `began`: what was on its way then
+/// stands in none below it.
+pub fn since_after(began: u64) -> u64 {
+    began.saturating_sub(CURSOR_LAG_BUCKETS)
 }
 
 /// Oldest id that is taken, in ms since 1970: what is known of older ones may be forgotten.

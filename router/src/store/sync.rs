@@ -11,6 +11,7 @@
 use corelane_protocol::frame::body::ConvState;
 use corelane_protocol::id::{AppId, ConvId, UserId};
 use corelane_protocol::limits::{CURSOR_BYTES_MAX, PAGE_BYTES};
+use corelane_router_core::decide;
 use rusqlite::{Connection, params};
 
 use super::rows::{self, ConvRow};
@@ -20,8 +21,6 @@ use super::{StoreError, Synced, read};
 /// Version of the cursor.
 const CURSOR_VERSION: u8 = 1;
 const CURSOR_BYTES: usize = 42;
-/// Buckets that a cursor lags behind the one in which its sync began.
-const LAG_BUCKETS: u64 = 2;
 /// What a conversation costs in a page beside its last message, at most.
 const STATE_BYTES: usize = 256;
 
@@ -167,7 +166,7 @@ pub(super) fn sync(
         }
     }
     let next = Cursor {
-        since: cursor.began.saturating_sub(LAG_BUCKETS).max(cursor.since),
+        since: decide::since_after(cursor.began).max(cursor.since),
         part: Part::Idle,
         began: 0,
         bucket: 0,

@@ -29,6 +29,7 @@ impl World {
         if !self.store.outbox.is_empty() {
             broken.push(format!("outbox rows are left: {:?}", self.store.outbox.keys()));
         }
+        self.check_unread(&mut broken);
         for text in broken {
             self.violation(text);
         }
@@ -62,16 +63,20 @@ impl World {
     }
 
     fn check_acks(&self, broken: &mut Vec<String>) {
-        for (conv, terminal, id, seq) in &self.acked {
-            let entry = self
-                .store
-                .convs
-                .get(conv)
-                .and_then(|conv| conv.log.get((*seq as usize).wrapping_sub(1)));
-            if entry.is_none_or(|entry| entry.id.0 != *id) {
-                broken.push(format!(
+        for acked in &self.acked {
+            let (conv, terminal, seq) = (&acked.conv, acked.terminal, acked.seq);
+            let log = self.store.convs.get(conv).map_or(&[][..], |conv| &conv.log);
+            match log.get((seq as usize).wrapping_sub(1)) {
+                Some(entry) if entry.id.0 != acked.id => broken.push(format!(
+                    "{conv} {seq} was acknowledged to {terminal} and is another message"
+                )),
+                Some(entry) if entry.payload != acked.payload => broken.push(format!(
+                    "{conv} {seq} was acknowledged to {terminal} and says something else"
+                )),
+                Some(_) => {}
+                None => broken.push(format!(
                     "{conv} {seq} was acknowledged to {terminal} and is not in the log"
-                ));
+                )),
             }
         }
     }
@@ -166,14 +171,53 @@ impl World {
             .collect()
     }
 
+    /// Who is online counts the same unread messages as the platform: countable ones above his read mark.
+    fn check_unread(&self, broken: &mut Vec<String>) {
+        for (at, terminal) in self
+            .terminals
+            .iter()
+            .enumerate()
+            .filter(|(_, terminal)| terminal.is_live)
+        {
+            let user = self.user_of(at);
+            let Some(looked) = &terminal.looked else {
+                broken.push(format!("{user} ({at}) got no answer to his last sync"));
+                continue;
+            };
+            let mine = self.store.conversations(&user);
+            for id in mine.iter().filter(|id| self.store.is_member(id, &user)) {
+                let Some(state) = looked.get(id) else {
+                    broken.push(format!("the sync of {user} ({at}) does not tell of {id}"));
+                    continue;
+                };
+                let counted = terminal
+                    .views
+                    .get(id)
+                    .map_or(0, |view| view.count_above(state.read_seq));
+                let (n, read_n) = (state.head_n, state.read_n);
+                if n.checked_sub(read_n) != Some(counted) {
+                    broken.push(format!(
+                        "{user} ({at}) counts {counted} unread of {id}, the platform {n} less {read_n}"
+                    ));
+                }
+                let marked = terminal.marks.get(id).copied().unwrap_or(0);
+                if state.read_seq < marked {
+                    broken.push(format!(
+                        "{user} ({at}) read {id} up to {marked}, the platform says {}",
+                        state.read_seq
+                    ));
+                }
+            }
+        }
+    }
+
     /// What a connection without a fault was not sent, unless it was told.
     fn check_gaps(&self, broken: &mut Vec<String>) {
         for (at, terminal) in self.terminals.iter().enumerate() {
             let Some(socket) = terminal.socket.and_then(|socket| self.sockets.get(socket)) else {
                 continue;
             };
-            let is_disturbed = self.restarted_at >= socket.since || self.bus_disturbed_at >= socket.since;
-            if is_disturbed || socket.is_warned {
+            if self.restarted_at >= socket.since || self.bus_disturbed_at >= socket.since {
                 continue;
             }
             for (conv, seqs) in socket
@@ -184,12 +228,16 @@ impl World {
                 let (Some(first), Some(last)) = (seqs.first(), seqs.last()) else {
                     continue;
                 };
-                let acks = socket.acks.get(conv);
-                let is_there = |seq: &u64| seqs.contains(seq) || acks.is_some_and(|acks| acks.contains(seq));
-                // What an earlier life left is published again, also to who came later and synced past it.
-                let synced = socket.synced.get(conv).map_or(0, |head| head + 1);
-                let first = (*first).max(synced);
-                let gaps: Vec<u64> = (first..=*last).filter(|seq| !is_there(seq)).collect();
+                let (acks, log) = (socket.acks.get(conv), &self.store.convs[conv].log);
+                let upto = |told: &BTreeMap<ConvId, u64>| told.get(conv).copied().unwrap_or(0);
+                let told = upto(&socket.known).max(upto(&socket.told));
+                let is_missing = |seq: &u64| {
+                    let is_there = seqs.contains(seq) || acks.is_some_and(|acks| acks.contains(seq));
+                    !is_there && log[*seq as usize - 1].stored_at >= socket.resync_at
+                };
+                let gaps: Vec<u64> = (told.saturating_add(1).max(*first)..=*last)
+                    .filter(is_missing)
+                    .collect();
                 if !gaps.is_empty() {
                     broken.push(format!(
                         "terminal {at} was not sent {gaps:?} of {conv} and not told"

@@ -8,7 +8,7 @@ use corelane_protocol::id::{AppId, ConnId, ConvId, UserId};
 use corelane_protocol::listener::ListenerKind;
 use corelane_protocol::ws::{Decoder, Role};
 
-use crate::world::{Event, World};
+use crate::world::{Event, Gateway, World};
 
 /// One connection, both ends.
 #[derive(Debug)]
@@ -32,18 +32,27 @@ pub(crate) struct Socket {
     pub(crate) decoder: Decoder,
     pub(crate) live: BTreeMap<ConvId, Vec<u64>>,
     pub(crate) acks: BTreeMap<ConvId, BTreeSet<u64>>,
-    /// What was said before its first sync answered: up to here it has everything from there.
-    pub(crate) synced: BTreeMap<ConvId, u64>,
-    /// It was told that something was missed.
-    pub(crate) is_warned: bool,
+    /// Places that the client knew of before they came, by a sync or from an earlier connection.
+    pub(crate) known: BTreeMap<ConvId, u64>,
+    /// It was told to pull up to here.
+    pub(crate) told: BTreeMap<ConvId, u64>,
+    /// When it was last told to sync.
+    pub(crate) resync_at: u64,
+    /// What was in the log when its route was claimed: its first sync tells of that.
+    pub(crate) owed: BTreeMap<ConvId, u64>,
 }
 
 impl World {
     /// A client connects.
     pub(crate) fn accept(&mut self, shard: usize, terminal: usize) -> usize {
         let gateway = &mut self.gateways[shard];
-        let conn = ConnId::new(gateway.number, gateway.next_slot, 1);
-        gateway.next_slot += 1;
+        let free = gateway.free_slots.pop();
+        self.counts.reused_slots += u64::from(free.is_some());
+        let (slot, generation) = free.unwrap_or_else(|| {
+            gateway.next_slot += 1;
+            (gateway.next_slot - 1, 1)
+        });
+        let conn = ConnId::new(gateway.number, slot, generation);
         self.sockets.push(Socket {
             shard,
             conn,
@@ -61,8 +70,10 @@ impl World {
             decoder: Decoder::new(Role::Client, 4 * 1024 * 1024),
             live: BTreeMap::new(),
             acks: BTreeMap::new(),
-            synced: BTreeMap::new(),
-            is_warned: false,
+            known: BTreeMap::new(),
+            told: BTreeMap::new(),
+            resync_at: 0,
+            owed: BTreeMap::new(),
         });
         let socket = self.sockets.len() - 1;
         self.happen(Event::Accepted(socket));
@@ -84,6 +95,13 @@ impl World {
         self.sockets
             .iter()
             .rposition(|socket| socket.shard == shard && socket.conn == conn)
+    }
+
+    pub(crate) fn socket_at(&self, boot: u64, conn: ConnId) -> Option<usize> {
+        let mut shards = 0..self.gateways.len();
+        let shard = shards
+            .find(|shard| self.boot_of(*shard) == boot && self.gateways[*shard].number == conn.shard())?;
+        self.socket_of(shard, conn)
     }
 
     pub(crate) fn shard_input(&mut self, shard: usize, input: Input<'_>) {
@@ -165,15 +183,14 @@ impl World {
 
     fn to_shard(&mut self, from: usize, number: u16, message: ShardMessage) {
         let process = self.gateways[from].process;
-        let is_wanted =
-            |gateway: &crate::world::Gateway| gateway.process == process && gateway.number == number;
+        let is_wanted = |gateway: &Gateway| gateway.process == process && gateway.number == number;
         let Some(to) = self.gateways.iter().position(is_wanted) else {
             return;
         };
         let message = match message {
             ShardMessage::Record(record) if self.faults.readers && !self.calm && self.rng.chance(20) => {
                 // The inbox is full.
-                self.counts.overflows += 1;
+                self.counts.inbox_overflows += 1;
                 drop(record);
                 ShardMessage::OverflowedAll
             }
@@ -190,6 +207,11 @@ impl World {
     }
 
     pub(crate) fn wake(&mut self, shard: usize) {
+        if self.gateways[shard].wake_at > self.now {
+            // An earlier deadline came between, and this one was set again if it still stands. (One that passed while
+            // the process stood still is due.)
+            return;
+        }
         self.gateways[shard].wake_at = u64::MAX;
         self.shard_input(shard, Input::DeadlineReached);
     }
@@ -262,6 +284,10 @@ impl World {
         let arrives = (self.now + delay).max(socket.down_at + 1);
         self.at_time(arrives, Event::Hangup(at));
         self.shard_input(shard, Input::Closed(conn));
+        // The next one to come gets the slot: what is under way to this connection must not reach him.
+        self.gateways[shard]
+            .free_slots
+            .push((conn.slot(), conn.generation() + 1));
     }
 
     fn link_send(&mut self, shard: usize, id: LinkId, bytes: Vec<u8>) {

@@ -2,7 +2,9 @@
 //! their clients, and around them ports and networks that delay, lose, double and answer "unknown".
 //!
 //! A run is its seed. [`run`] lets faults happen for a while, lets everything settle, and then checks the promise:
-//! acknowledged is stored, once, in order; who is online has everything, and was told when something was not sent.
+//! acknowledged is stored, as it was said, once, in order; who is online has everything, from what came live, what his
+//! sync told of and what he pulled; he was told when something was not sent, got nothing that is not his, and counts the
+//! same unread messages as the platform.
 //!
 //! `tests/seeds.rs` runs many seeds: `CORELANE_SIM_FIRST` and `CORELANE_SIM_SEEDS` say which, `CORELANE_SIM_SEED` runs
 //! one alone, `CORELANE_SIM_TRACE=1` prints its events. `tests/planted.rs`, in a build of its own, sees that each bug
@@ -57,8 +59,8 @@ macro_rules! counts {
 }
 
 counts! {
-    events, said, acked, refused, live, records, logins, kicks, cuts, crashes, unknown, bounces, overflows, topics_lost,
-    pull_required, resyncs, online, lapses,
+    events, said, acked, refused, conflicts, read, live, records, logins, kicks, cuts, crashes, unknown, bounces,
+    reused_slots, inbox_overflows, topics_lost, pull_required, resyncs, online, lapses,
 }
 
 /// Runs one seed.

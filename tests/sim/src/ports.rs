@@ -33,7 +33,7 @@ impl Session {
         claim.again && (!self.again || self.issued_at_s >= claim.issued_at_s)
     }
 
-    fn is_route(&self, other: &Self) -> bool {
+    pub(crate) fn is_route(&self, other: &Self) -> bool {
         (self.boot, self.conn, self.owner_seq) == (other.boot, other.conn, other.owner_seq)
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use corelane_gateway_core::event::{Input as ShardInput, LinkId};
 use corelane_protocol::bus;
-use corelane_protocol::frame::body::{ConvSeq, ConvState, PullPage, PullRequired, SyncPage};
+use corelane_protocol::frame::body::{ConvSeq, PullPage, PullRequired, ReadUpTo, SyncPage};
 use corelane_protocol::frame::error::ErrorCode;
-use corelane_protocol::frame::read::{self, PullView};
+use corelane_protocol::frame::read::{self, Place, PullView};
 use corelane_protocol::frame::{self, Frame, FrameKind, encode, encode_error, kind};
 use corelane_protocol::hash::partition_of;
 use corelane_protocol::id::{ClientMsgId, ConnId, ConvId, UserId};
@@ -65,7 +65,14 @@ pub(crate) struct Request {
     user: UserId,
     conn: u64,
     reference: u32,
-    pull: Option<PullView>,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Sync(Vec<u8>),
+    Pull(PullView),
+    Read(Place),
 }
 
 /// A record, owned.
@@ -265,6 +272,12 @@ impl World {
             RecordKind::BusFetch => {
                 let body = frame::access::<ArchivedBusFetch>(&record.body).expect("a fetch");
                 let fetch = (body.from.to_native(), u64::from(body.credit_bytes.to_native()));
+                if self.trace {
+                    eprintln!(
+                        "          {boot} fetches {}, from and credit {fetch:?}",
+                        body.partition
+                    );
+                }
                 self.links[at].fetches.insert(body.partition.to_native(), fetch);
                 self.serve(at);
             }
@@ -313,8 +326,11 @@ impl World {
             };
             return self.core_input(self.life, Input::Submit(submission));
         }
-        let pull =
-            (parsed.known_kind() == Some(FrameKind::Pull)).then(|| read::pull(&parsed).expect("checked"));
+        let what = match parsed.known_kind() {
+            Some(FrameKind::Pull) => What::Pull(read::pull(&parsed).expect("checked")),
+            Some(FrameKind::Read) => What::Read(read::read(&parsed).expect("checked")),
+            _ => What::Sync(read::sync(&parsed).expect("checked").cursor.to_vec()),
+        };
         let delay = self.delay();
         self.after(
             delay,
@@ -324,7 +340,7 @@ impl World {
                     user,
                     conn,
                     reference,
-                    pull,
+                    what,
                 },
             ),
         );
@@ -334,51 +350,19 @@ impl World {
         if !self.links[at].is_up {
             return;
         }
-        let frame = match &request.pull {
-            None => {
-                let state = |(conv, head_seq): (ConvId, u64)| ConvState {
-                    conv: conv.as_bytes().to_vec(),
-                    head_seq,
-                    head_n: head_seq,
-                    floor_seq: 0,
-                    conv_version: 0,
-                    read_seq: 0,
-                    read_n: 0,
-                    last: Vec::new(),
-                };
-                let conversations = self
-                    .store
-                    .conversations(&request.user)
-                    .into_iter()
-                    .map(state)
-                    .collect();
+        let refused = || encode_error(request.reference, ErrorCode::NotMember, "not a member");
+        let frame = match &request.what {
+            What::Sync(cursor) => {
+                let (cursor, conversations) = self.store.sync(&request.user, cursor, self.store_ms());
                 let page = SyncPage {
-                    cursor: Vec::new(),
+                    cursor,
                     more: false,
                     conversations,
                 };
                 encode(FrameKind::SyncPage, request.reference, &page)
             }
-            Some(view) => match self.store.readable_upto(&view.conv, &request.user) {
-                None => encode_error(request.reference, ErrorCode::NotMember, "not a member"),
-                Some(upto) => {
-                    let wanted = self.store.range(&view.conv, view.from_seq, view.to_seq.min(upto));
-                    let next_seq = wanted.get(usize::from(view.limit)).map_or(0, |(seq, _)| *seq);
-                    let messages = wanted
-                        .into_iter()
-                        .take(usize::from(view.limit))
-                        .map(|(_, frame)| frame);
-                    let page = PullPage {
-                        conv: view.conv.as_bytes().to_vec(),
-                        next_seq,
-                        head_seq: upto,
-                        head_n: upto,
-                        floor_seq: 0,
-                        messages: messages.collect(),
-                    };
-                    encode(FrameKind::PullPage, request.reference, &page)
-                }
-            },
+            What::Pull(view) => self.pulled(request, view).unwrap_or_else(refused),
+            What::Read(place) => self.read(at, request, place).unwrap_or_else(refused),
         };
         self.push(
             at,
@@ -388,6 +372,46 @@ impl World {
             request.reference,
             &frame,
         );
+    }
+
+    fn pulled(&self, request: &Request, view: &PullView) -> Option<Vec<u8>> {
+        let upto = self.store.readable_upto(&view.conv, &request.user)?;
+        let wanted = self.store.range(&view.conv, view.from_seq, view.to_seq.min(upto));
+        let limit = usize::from(view.limit);
+        let page = PullPage {
+            conv: view.conv.as_bytes().to_vec(),
+            next_seq: wanted.get(limit).map_or(0, |(seq, _)| *seq),
+            head_seq: upto,
+            head_n: upto,
+            floor_seq: 0,
+            messages: wanted.into_iter().take(limit).map(|(_, frame)| frame).collect(),
+        };
+        Some(encode(FrameKind::PullPage, request.reference, &page))
+    }
+
+    /// Moves a read mark, and tells the user's other terminals.
+    fn read(&mut self, at: usize, request: &Request, place: &Place) -> Option<Vec<u8>> {
+        let ((seq, n), moved) = self.store.read(&place.conv, &request.user, place.seq)?;
+        let body = ReadUpTo {
+            conv: place.conv.as_bytes().to_vec(),
+            whose: request.user.as_str().to_owned(),
+            seq,
+            n,
+        };
+        if moved {
+            let boot = self.links[at].peer.as_ref().map_or(0, |peer| peer.boot);
+            let mut routes: Vec<Route> = self.registry.routes(&request.user).iter().map(route).collect();
+            routes.retain(|route| (route.boot, route.conn) != (boot, request.conn));
+            let frame = encode(FrameKind::ReadUpTo, 0, &body);
+            self.notify(
+                self.links[at].life,
+                place.conv.clone(),
+                request.user.clone(),
+                routes,
+                frame,
+            );
+        }
+        Some(encode(FrameKind::ReadUpTo, request.reference, &body))
     }
 
     fn session(&mut self, at: usize, boot: u64, record: &Taken) {
@@ -431,6 +455,18 @@ impl World {
             return;
         }
         let (conn, owner_seq) = (session.conn, session.owner_seq);
+        // A claim that was made again may come when the session is welcome already.
+        let is_held = self
+            .registry
+            .routes(user)
+            .iter()
+            .any(|held| held.is_route(&session));
+        if !is_held
+            && !session.again
+            && let Some(socket) = self.socket_at(session.boot, ConnId(conn))
+        {
+            self.sockets[socket].owed = self.store.places(user);
+        }
         let (refused_code, kicks) = match self.registry.claim(user, session) {
             Ok(kicks) => {
                 if let Some(claimed) = &mut self.links[at].claimed {
@@ -495,7 +531,10 @@ impl World {
         for waits in self.rows_wait.values_mut() {
             waits.retain(|(b, p, n)| *b != boot || *p != partition || *n > number);
         }
-        let gaps = body.gaps.iter().map(|gap| gap.to_native()).collect();
+        let gaps: Vec<u64> = body.gaps.iter().map(|gap| gap.to_native()).collect();
+        if self.trace {
+            eprintln!("          {boot} has consumed {number} of {partition}, gaps {gaps:?}");
+        }
         self.core_input(
             self.life,
             Input::Consumed {
@@ -519,20 +558,25 @@ impl World {
             seq,
         }];
         let frame = encode(FrameKind::PullRequired, 0, &PullRequired { upto });
-        if !routes.is_empty() {
-            let (class, priority) = (bus::class::CONTROL, 0);
-            let notice = Notice {
-                app: APP,
-                conv,
-                class,
-                priority,
-                expires_ms: 0,
-                sender,
-                routes,
-                frame,
-            };
-            self.core_input(life, Input::Notice(notice));
+        self.notify(life, conv, sender, routes, frame);
+    }
+
+    /// A frame that is not stored goes to these sessions.
+    fn notify(&mut self, life: u32, conv: ConvId, sender: UserId, routes: Vec<Route>, frame: Vec<u8>) {
+        if routes.is_empty() {
+            return;
         }
+        let notice = Notice {
+            app: APP,
+            conv,
+            class: bus::class::CONTROL,
+            priority: 0,
+            expires_ms: 0,
+            sender,
+            routes,
+            frame,
+        };
+        self.core_input(life, Input::Notice(notice));
     }
 
     /// A record for every partition, so that a gateway without sessions, too, sees a number behind what was lost.
@@ -592,7 +636,7 @@ impl World {
                 Output::Answer(Origin::Api(_), _) => {}
                 Output::Persist(batch) => {
                     let delay = self.delay() * 2;
-                    self.after(delay, Event::Apply(self.life, batch));
+                    self.after(delay, Event::Apply(self.life, batch, self.store_ms()));
                 }
                 Output::LoadMembers(ticket, _, conv) => {
                     let delay = self.delay();
@@ -628,7 +672,7 @@ impl World {
         }
     }
 
-    pub(crate) fn apply(&mut self, life: u32, batch: &Batch) {
+    pub(crate) fn apply(&mut self, life: u32, batch: &Batch, begun_ms: u64) {
         if life != self.life || self.core.is_none() {
             return;
         }
@@ -636,7 +680,7 @@ impl World {
         let is_applied = !is_unknown || self.rng.chance(500);
         let mut committed = Committed::Unknown("the answer was lost".to_owned());
         if is_applied {
-            let done = self.store.commit(batch, self.clock().wall_ms);
+            let done = self.store.commit(batch, begun_ms, self.now);
             if !is_unknown {
                 committed = done;
             }
@@ -678,7 +722,15 @@ impl World {
     fn publish(&mut self, boot: u64, partition: u16, number: u64, record: Arc<[u8]>) {
         let (_, read) = bus::read(&record).expect("a record");
         let outbox = read.outbox.to_native();
+        if self.trace {
+            eprintln!("          publish {number} of {boot}, {partition} for row {outbox}");
+        }
         if outbox != 0 {
+            if !self.store.outbox.contains_key(&outbox) {
+                self.violation(format!(
+                    "record {number} of partition {partition} goes to {boot}, and its outbox row {outbox} is cleared"
+                ));
+            }
             self.rows_wait
                 .entry(outbox)
                 .or_default()
@@ -717,7 +769,10 @@ impl World {
         let waiting = |((owner, _), topic): (&(u64, u16), &Partition)| {
             if *owner == boot { topic.records.len() } else { 0 }
         };
-        if self.topics.iter().map(waiting).sum::<usize>() >= self.faults.topic_records_max {
+        let waits = self.topics.iter().map(waiting).sum::<usize>();
+        let holds_little = self.faults.topic_records_max < usize::MAX;
+        let is_full = holds_little && std::mem::take(&mut self.last_overflow);
+        if is_full || waits >= self.faults.topic_records_max {
             self.counts.topics_lost += 1;
             let of_boot = |((owner, _), _): &(&(u64, u16), &mut Partition)| *owner == boot;
             self.topics
@@ -765,6 +820,12 @@ impl World {
                 let (first, records, lost) = topic.read(*from, count);
                 if (records.is_empty() && !lost) || *credit == 0 {
                     break;
+                }
+                if self.trace {
+                    eprintln!(
+                        "          {boot} gets {} of {partition} from {first}, lost: {lost}",
+                        records.len()
+                    );
                 }
                 *from = first + records.len() as u64;
                 *credit = credit.saturating_sub(records.iter().map(|record| record.len() as u64).sum());

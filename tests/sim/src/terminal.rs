@@ -1,10 +1,11 @@
-//! A user's terminal: what an SDK does, with real frames. Sends go-back-N, syncs and pulls, and comes and goes.
+//! A user's terminal: what an SDK does, with real frames. Sends go-back-N, syncs from its cursor and pulls what is
+//! missing, reads, and comes and goes. Now and then it sends another message under an id that it used before.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use corelane_protocol::frame::body::{
-    ArchivedErrorBody, ArchivedMessage, ArchivedPullPage, ArchivedPullRequired, ArchivedSendAck,
-    ArchivedSyncPage, Hello, Pull, Send, Sync, Target,
+    ArchivedErrorBody, ArchivedMessage, ArchivedPullPage, ArchivedPullRequired, ArchivedReadUpTo,
+    ArchivedSendAck, ArchivedSyncPage, ConvSeq, Hello, Pull, Read, Send, Sync, Target,
 };
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{self, Frame, FrameKind, kind};
@@ -13,7 +14,7 @@ use corelane_protocol::terminal::Terminal as Class;
 use corelane_protocol::ws::{Item, Opcode, client_frame};
 
 use crate::rng::Rng;
-use crate::world::{CALM_AT, Event, World};
+use crate::world::{Acked, CALM_AT, Event, World};
 
 /// The terminal that leaves for good.
 const PHONE: usize = 5;
@@ -23,8 +24,8 @@ const PHONE_AWAY_FROM: u64 = CALM_AT - 2_000_000;
 /// What a terminal knows of a conversation.
 #[derive(Debug, Default)]
 pub(crate) struct View {
-    /// Id of the message at each place.
-    pub(crate) seen: BTreeMap<u64, [u8; 16]>,
+    /// Id of the message at each place, and whether it counts as unread.
+    pub(crate) seen: BTreeMap<u64, ([u8; 16], bool)>,
     /// There is something up to here.
     target: u64,
     is_pulling: bool,
@@ -37,11 +38,27 @@ impl View {
             .find(|seq| !self.seen.contains_key(seq))
             .map_or(0, |seq| seq - 1)
     }
+
+    /// Messages above a read mark that count.
+    pub(crate) fn count_above(&self, read_seq: u64) -> u64 {
+        let above = self.seen.range(read_seq + 1..);
+        above.filter(|(_, (_, counts))| *counts).count() as u64
+    }
+}
+
+/// What the platform says of a conversation.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    pub(crate) head_n: u64,
+    pub(crate) read_seq: u64,
+    pub(crate) read_n: u64,
 }
 
 #[derive(Debug)]
 struct Pending {
     id: [u8; 16],
+    kind: u16,
+    ref_seq: u64,
     payload: Vec<u8>,
     /// Of the frame that is unanswered; 0: none.
     reference: u32,
@@ -65,8 +82,13 @@ impl Outgoing {
 #[derive(Debug)]
 enum Asked {
     Send(ConvId),
+    /// Another message under a known id.
+    Forged,
     Sync,
+    /// The sync that tells of everything.
+    Look,
     Pull(ConvId),
+    Read,
 }
 
 /// A terminal.
@@ -83,7 +105,14 @@ pub(crate) struct Terminal {
     pub(crate) has_left: bool,
     pub(crate) views: BTreeMap<ConvId, View>,
     pub(crate) outgoing: BTreeMap<ConvId, Outgoing>,
+    /// Where its last sync ended.
+    cursor: Vec<u8>,
+    /// Up to where it has read, as the platform has confirmed.
+    pub(crate) marks: BTreeMap<ConvId, u64>,
+    /// The state of all conversations, in the end.
+    pub(crate) looked: Option<BTreeMap<ConvId, Looked>>,
     last_index: u32,
+    last_acked: Option<(ConvId, [u8; 16])>,
     last_reference: u32,
     asked: BTreeMap<u32, Asked>,
     window: usize,
@@ -102,7 +131,11 @@ impl Terminal {
             has_left: false,
             views: BTreeMap::new(),
             outgoing: BTreeMap::new(),
+            cursor: Vec::new(),
+            marks: BTreeMap::new(),
+            looked: None,
             last_index: 0,
+            last_acked: None,
             last_reference: 0,
             asked: BTreeMap::new(),
             window: rng.between(1, 8) as usize,
@@ -207,6 +240,12 @@ impl World {
         let may_leave = at == PHONE && self.faults.logins && !self.faults.bus_loses;
         if may_leave && self.now > PHONE_AWAY_FROM && self.rng.chance(200) {
             self.terminals[at].has_left = true;
+            // Its gateway may find no link to say so on.
+            let shard = self.sockets[socket].shard;
+            let link = self.links.iter().rposition(|link| link.shard == shard);
+            if let Some(link) = link.filter(|_| self.faults.links && self.rng.chance(500)) {
+                self.cut(link);
+            }
             return self.leave(at, true);
         }
         match self.rng.below(100) {
@@ -234,6 +273,13 @@ impl World {
                     self.say(at, conv.clone());
                 }
             }
+            75..85 => {
+                let convs: Vec<ConvId> = self.terminals[at].views.keys().cloned().collect();
+                if let Some(conv) = self.rng.pick(&convs).cloned() {
+                    self.read_all(at, socket, &conv);
+                }
+            }
+            85..88 => self.forge(at, socket),
             _ => {}
         }
     }
@@ -241,7 +287,14 @@ impl World {
     pub(crate) fn say(&mut self, at: usize, conv: ConvId) {
         let time = self.clock().wall_ms.to_be_bytes();
         let length = self.rng.between(8, 300) as usize;
+        let wants_control = self.rng.chance(150);
         let terminal = &mut self.terminals[at];
+        let seen = terminal.views.get(&conv).map_or(0, View::complete_upto);
+        let (kind, ref_seq) = if wants_control && seen > 0 {
+            (kind::REACTION, seen)
+        } else {
+            (kind::TEXT, 0)
+        };
         terminal.last_index += 1;
         let mut id = [0; 16];
         id[..6].copy_from_slice(&time[2..]);
@@ -249,7 +302,9 @@ impl World {
         id[12..].copy_from_slice(&terminal.last_index.to_be_bytes());
         let pending = Pending {
             id,
-            payload: vec![b'x'; length],
+            kind,
+            ref_seq,
+            payload: vec![b'a' + (terminal.last_index % 26) as u8; length],
             reference: 0,
         };
         terminal
@@ -289,9 +344,9 @@ impl World {
                     .insert(pending.reference, Asked::Send(conv.clone()));
                 let send = Send {
                     target: Target::Conv(conv.as_bytes().to_vec()),
-                    kind: 1,
+                    kind: pending.kind,
                     flags: 0,
-                    ref_seq: 0,
+                    ref_seq: pending.ref_seq,
                     client_msg_id: pending.id,
                     content_type: 1,
                     payload: pending.payload.clone(),
@@ -313,6 +368,38 @@ impl World {
         for frame in frames {
             self.up_frame(socket, &frame);
         }
+    }
+
+    fn read_all(&mut self, at: usize, socket: usize, conv: &ConvId) {
+        let terminal = &mut self.terminals[at];
+        let seq = terminal.views.get(conv).map_or(0, View::complete_upto);
+        if terminal.is_live && seq > 0 {
+            let reference = terminal.ask(Asked::Read);
+            let upto = ConvSeq {
+                conv: conv.as_bytes().to_vec(),
+                seq,
+            };
+            self.up_frame(socket, &frame::encode(FrameKind::Read, reference, &Read { upto }));
+        }
+    }
+
+    /// Sends another message under the id of one that is acknowledged.
+    fn forge(&mut self, at: usize, socket: usize) {
+        let terminal = &mut self.terminals[at];
+        let Some((conv, id)) = terminal.last_acked.clone().filter(|_| terminal.is_live) else {
+            return;
+        };
+        let reference = terminal.ask(Asked::Forged);
+        let send = Send {
+            target: Target::Conv(conv.as_bytes().to_vec()),
+            kind: kind::TEXT,
+            flags: 0,
+            ref_seq: 0,
+            client_msg_id: id,
+            content_type: 1,
+            payload: b"another".to_vec(),
+        };
+        self.up_frame(socket, &frame::encode(FrameKind::Send, reference, &send));
     }
 
     /// After a refusal and a pause: from the oldest on.
@@ -337,12 +424,76 @@ impl World {
     }
 
     fn sync(&mut self, at: usize, socket: usize) {
-        let reference = self.terminals[at].ask(Asked::Sync);
+        let terminal = &mut self.terminals[at];
+        let reference = terminal.ask(Asked::Sync);
+        let sync = Sync {
+            cursor: terminal.cursor.clone(),
+            limit: 200,
+        };
+        self.up_frame(socket, &frame::encode(FrameKind::Sync, reference, &sync));
+    }
+
+    /// Asks for the state of all conversations.
+    pub(crate) fn look(&mut self, at: usize) {
+        let terminal = &mut self.terminals[at];
+        let Some(socket) = terminal.socket.filter(|_| terminal.is_live) else {
+            return;
+        };
+        let reference = terminal.ask(Asked::Look);
         let sync = Sync {
             cursor: Vec::new(),
             limit: 200,
         };
         self.up_frame(socket, &frame::encode(FrameKind::Sync, reference, &sync));
+    }
+
+    /// What a terminal knows to be there need not come live.
+    fn know(&mut self, at: usize, socket: usize, conv: &ConvId) {
+        let upto = self.known_upto(at, conv);
+        self.sockets[socket].known.insert(conv.clone(), upto);
+    }
+
+    fn known_upto(&self, at: usize, conv: &ConvId) -> u64 {
+        let view = self.terminals[at].views.get(conv);
+        view.map_or(0, |view| {
+            let last = view.seen.keys().next_back().copied().unwrap_or(0);
+            view.target.max(last)
+        })
+    }
+
+    fn synced(&mut self, at: usize, socket: usize, reference: u32, page: &ArchivedSyncPage) {
+        let terminal = &mut self.terminals[at];
+        let is_look = matches!(terminal.asked.remove(&reference), Some(Asked::Look));
+        if !is_look {
+            terminal.cursor = page.cursor.to_vec();
+        }
+        let mut looked = BTreeMap::new();
+        for state in page.conversations.iter() {
+            let conv = ConvId::parse(&state.conv).expect("a conversation");
+            // The last look finds what is missing; it must not mend it.
+            if !is_look {
+                self.pull(at, &conv, state.head_seq.to_native());
+                self.know(at, socket, &conv);
+            }
+            let state = Looked {
+                head_n: state.head_n.to_native(),
+                read_seq: state.read_seq.to_native(),
+                read_n: state.read_n.to_native(),
+            };
+            looked.insert(conv, state);
+        }
+        if is_look {
+            self.terminals[at].looked = Some(looked);
+            return;
+        }
+        for (conv, seq) in std::mem::take(&mut self.sockets[socket].owed) {
+            let known = self.known_upto(at, &conv);
+            if known < seq {
+                self.violation(format!(
+                    "the sync of terminal {at} at its login told of {conv} up to {known}, there was {seq}"
+                ));
+            }
+        }
     }
 
     /// There is something up to `upto`: pulls what is missing.
@@ -437,20 +588,27 @@ impl World {
                 self.terminals[at].is_live = true;
                 self.counts.logins += 1;
                 self.sync(at, socket);
+                // What an earlier connection knew to be missing lies before the cursor.
+                let convs: Vec<ConvId> = self.terminals[at].views.keys().cloned().collect();
+                for conv in convs {
+                    self.know(at, socket, &conv);
+                    self.pull(at, &conv, 0);
+                }
                 self.pump(at);
             }
             Some(FrameKind::Message) => self.message(at, socket, bytes, true),
             Some(FrameKind::SendAck) => self.sent_ack(at, socket, &frame),
             Some(FrameKind::Error) => self.refused(at, socket, &frame),
             Some(FrameKind::SyncPage) => {
+                self.synced(at, socket, frame.reference, frame.access().expect("a page"));
+            }
+            Some(FrameKind::ReadUpTo) => {
                 self.terminals[at].asked.remove(&frame.reference);
-                let page = frame.access::<ArchivedSyncPage>().expect("a page");
-                for state in page.conversations.iter() {
-                    let conv = ConvId::parse(&state.conv).expect("a conversation");
-                    let head = state.head_seq.to_native();
-                    self.sockets[socket].synced.entry(conv.clone()).or_insert(head);
-                    self.pull(at, &conv, head);
-                }
+                let mark = frame.access::<ArchivedReadUpTo>().expect("a mark");
+                let conv = ConvId::parse(&mark.conv).expect("a conversation");
+                let known = self.terminals[at].marks.entry(conv).or_default();
+                *known = mark.seq.to_native().max(*known);
+                self.counts.read += 1;
             }
             Some(FrameKind::PullPage) => {
                 self.terminals[at].asked.remove(&frame.reference);
@@ -466,16 +624,18 @@ impl World {
             }
             Some(FrameKind::PullRequired) => {
                 self.counts.pull_required += 1;
-                self.sockets[socket].is_warned = true;
                 let wanted = frame.access::<ArchivedPullRequired>().expect("places");
                 for place in wanted.upto.iter() {
                     let conv = ConvId::parse(&place.conv).expect("a conversation");
-                    self.pull(at, &conv, place.seq.to_native());
+                    let seq = place.seq.to_native();
+                    let told = self.sockets[socket].told.entry(conv.clone()).or_default();
+                    *told = seq.max(*told);
+                    self.pull(at, &conv, seq);
                 }
             }
             Some(FrameKind::Resync) => {
                 self.counts.resyncs += 1;
-                self.sockets[socket].is_warned = true;
+                self.sockets[socket].resync_at = self.now;
                 let wait = self.rng.below(300_000);
                 self.after(wait, Event::AskAgain(at, socket, None));
             }
@@ -513,8 +673,13 @@ impl World {
                 ));
             }
         }
+        let counts = kind::is_countable(message.kind.to_native(), message.flags.to_native());
         let view = self.terminals[at].views.entry(conv.clone()).or_default();
-        if view.seen.insert(seq, id).is_some_and(|known| known != id) {
+        if view
+            .seen
+            .insert(seq, (id, counts))
+            .is_some_and(|(known, _)| known != id)
+        {
             self.violation(format!("{conv} {seq} is two messages for {user} ({at})"));
         }
         if is_live {
@@ -523,8 +688,14 @@ impl World {
     }
 
     fn sent_ack(&mut self, at: usize, socket: usize, frame: &Frame<'_>) {
-        let Some(Asked::Send(conv)) = self.terminals[at].asked.remove(&frame.reference) else {
-            return self.violation(format!("terminal {at} got an ack for ref {}", frame.reference));
+        let conv = match self.terminals[at].asked.remove(&frame.reference) {
+            Some(Asked::Send(conv)) => conv,
+            Some(Asked::Forged) => {
+                return self.violation(format!(
+                    "terminal {at} got an ack for another message under a known id"
+                ));
+            }
+            _ => return self.violation(format!("terminal {at} got an ack for ref {}", frame.reference)),
         };
         let seq = frame.access::<ArchivedSendAck>().expect("an ack").seq.to_native();
         let outgoing = self.terminals[at].outgoing.entry(conv.clone()).or_default();
@@ -535,7 +706,6 @@ impl World {
         let Some(pending) = place.and_then(|place| outgoing.queue.remove(place)) else {
             return;
         };
-        self.acked.push((conv.clone(), at, pending.id, seq));
         self.counts.acked += 1;
         self.sockets[socket]
             .acks
@@ -543,7 +713,16 @@ impl World {
             .or_default()
             .insert(seq);
         let view = self.terminals[at].views.entry(conv.clone()).or_default();
-        view.seen.insert(seq, pending.id);
+        view.seen
+            .insert(seq, (pending.id, kind::is_countable(pending.kind, 0)));
+        self.terminals[at].last_acked = Some((conv.clone(), pending.id));
+        self.acked.push(Acked {
+            conv: conv.clone(),
+            terminal: at,
+            id: pending.id,
+            seq,
+            payload: pending.payload,
+        });
         self.pull(at, &conv, seq);
         self.answered(at, &conv);
         self.pump(at);
@@ -559,6 +738,8 @@ impl World {
         let wait = self.rng.between(2_000, 150_000);
         match self.terminals[at].asked.remove(&frame.reference) {
             Some(Asked::Sync) => self.after(wait, Event::AskAgain(at, socket, None)),
+            Some(Asked::Look) => self.after(wait, Event::Look(at)),
+            Some(Asked::Forged) if code == ErrorCode::Conflict as u16 => self.counts.conflicts += 1,
             Some(Asked::Pull(conv)) => {
                 let view = self.terminals[at].views.entry(conv.clone()).or_default();
                 view.is_pulling = false;
@@ -586,8 +767,8 @@ impl World {
                 self.answered(at, &conv);
                 self.pump(at);
             }
-            // Late: the gateway had given it up.
-            None => {}
+            // The last: late, the gateway had given it up.
+            Some(Asked::Forged | Asked::Read) | None => {}
         }
     }
 

@@ -19,7 +19,7 @@ pub(crate) fn line(event: &Event) -> String {
                 text.get(..text.len().min(60)).unwrap_or("")
             )
         }
-        Event::Apply(_, batch) => {
+        Event::Apply(_, batch, _) => {
             let ids = batch
                 .appends
                 .iter()

@@ -25,10 +25,16 @@ use crate::router::{Link, Question};
 use crate::store::Store;
 use crate::terminal::Terminal;
 
-/// Faults end here, in microseconds.
+/// Shards begin here, in microseconds.
+const FIRST_WAKE_AT: u64 = 1_000;
+/// Faults end here.
 pub(crate) const CALM_AT: u64 = 5_000_000;
 /// Everybody says something more, if records may have been lost.
 const LAST_WORDS_AT: u64 = CALM_AT + 8_000_000;
+/// Everybody asks for the state of all his conversations.
+const LAST_LOOK_AT: u64 = CALM_AT + 25_000_000;
+/// The store's clock runs so many times faster, so that buckets of the recent index pass: two a second.
+const STORE_CLOCK_PACE: u64 = 600;
 /// The run ends here.
 const END_AT: u64 = CALM_AT + 30_000_000;
 /// Partitions of a topic.
@@ -63,7 +69,8 @@ pub(crate) enum Event {
     /// A process that stood still goes on.
     GoOn(usize),
     Reap(u32),
-    Apply(u32, Batch),
+    /// A transaction, with the store's time at its begin.
+    Apply(u32, Batch, u64),
     Committed(u32, Lane, Committed),
     Ask(u32, Question),
     Core(u32, Box<Input>),
@@ -83,7 +90,10 @@ pub(crate) enum Event {
     AskAgain(usize, usize, Option<ConvId>),
     Fault,
     Calm,
+    LastOverflow,
     LastWords,
+    /// A terminal asks for the state of all its conversations.
+    Look(usize),
 }
 
 /// Which faults a run has; some have none of a class, so that what holds without it is checked, too.
@@ -110,7 +120,19 @@ pub(crate) struct Gateway {
     pub(crate) dirty: bool,
     pub(crate) wake_at: u64,
     pub(crate) next_slot: u32,
+    /// Slots whose sockets are gone, with their next generations.
+    pub(crate) free_slots: Vec<(u32, u32)>,
     pub(crate) inbox_at: u64,
+}
+
+/// What a terminal was told is stored.
+#[derive(Debug)]
+pub(crate) struct Acked {
+    pub(crate) conv: ConvId,
+    pub(crate) terminal: usize,
+    pub(crate) id: [u8; 16],
+    pub(crate) seq: u64,
+    pub(crate) payload: Vec<u8>,
 }
 
 /// The cluster.
@@ -139,13 +161,15 @@ pub(crate) struct World {
     pub(crate) locate_from: u64,
     /// Records that each outbox row waits for.
     pub(crate) rows_wait: BTreeMap<u64, BTreeSet<(u64, u16, u64)>>,
+    /// The next record finds no room: one that maybe nothing comes after.
+    pub(crate) last_overflow: bool,
     // What disturbed order or doubled, last.
     pub(crate) restarted_at: u64,
     pub(crate) bus_disturbed_at: u64,
     pub(crate) next_api: u64,
     pub(crate) violations: Vec<String>,
     pub(crate) counts: crate::Counts,
-    pub(crate) acked: Vec<(ConvId, usize, [u8; 16], u64)>,
+    pub(crate) acked: Vec<Acked>,
     pub(crate) trace: bool,
 }
 
@@ -195,8 +219,9 @@ impl World {
                 process,
                 number,
                 dirty: false,
-                wake_at: u64::MAX,
+                wake_at: FIRST_WAKE_AT,
                 next_slot: 0,
+                free_slots: Vec::new(),
                 inbox_at: 0,
             });
         }
@@ -240,6 +265,7 @@ impl World {
             left_conns: BTreeMap::new(),
             locate_from: 0,
             rows_wait: BTreeMap::new(),
+            last_overflow: false,
             restarted_at: 0,
             bus_disturbed_at: 0,
             next_api: 1,
@@ -257,20 +283,28 @@ impl World {
         let members = self.users.clone();
         self.change_group(members, Vec::new(), true);
         for shard in 0..self.gateways.len() {
-            self.after(1000, Event::Wake(shard));
+            self.after(FIRST_WAKE_AT, Event::Wake(shard));
         }
         for terminal in 0..self.terminals.len() {
             let wait = self.rng.between(100_000, 400_000);
             self.after(wait, Event::Login(terminal));
             self.after(wait, Event::Act(terminal));
+            self.after(LAST_LOOK_AT, Event::Look(terminal));
         }
         self.after(500_000, Event::Fault);
         self.after(CALM_AT, Event::Calm);
+        let wait = self.rng.between(0, 3_000_000);
+        self.after(CALM_AT + wait, Event::LastOverflow);
         self.after(LAST_WORDS_AT, Event::LastWords);
     }
 
     pub(crate) fn clock(&self) -> Now {
         at(self.now)
+    }
+
+    /// The store's time, in ms since 1970.
+    pub(crate) fn store_ms(&self) -> u64 {
+        at(0).wall_ms + self.now / 1000 * STORE_CLOCK_PACE
     }
 
     pub(crate) fn after(&mut self, wait: u64, event: Event) {
@@ -339,7 +373,7 @@ impl World {
             Event::NewBoot(shard, boot) => self.shard_input(shard, ShardInput::NewBoot(boot)),
             Event::GoOn(process) => self.go_on(process),
             Event::Reap(life) => self.reap(life),
-            Event::Apply(life, batch) => self.apply(life, &batch),
+            Event::Apply(life, batch, begun_ms) => self.apply(life, &batch, begun_ms),
             Event::Committed(life, lane, committed) => {
                 self.core_input(life, Input::Committed(lane, committed));
             }
@@ -363,7 +397,9 @@ impl World {
             Event::AskAgain(terminal, socket, conv) => self.ask_again(terminal, socket, conv),
             Event::Fault => self.fault(),
             Event::Calm => self.calm_down(),
+            Event::LastOverflow => self.last_overflow = true,
             Event::LastWords => self.last_words(),
+            Event::Look(terminal) => self.look(terminal),
         }
     }
 
@@ -406,9 +442,8 @@ impl World {
         for terminal in 0..self.terminals.len() {
             let owner = self.terminals[terminal].owner;
             let user = self.users[owner].clone();
-            for (conv, _) in self.store.conversations(&user) {
-                let is_group = conv.is_group();
-                if !(is_group && owner == 0) {
+            for conv in self.store.conversations(&user) {
+                if !(conv.is_group() && owner == 0) {
                     self.say(terminal, conv);
                 }
             }
