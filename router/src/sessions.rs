@@ -74,7 +74,8 @@ impl Sessions {
     /// Waits until everything that was queued is done.
     pub(crate) async fn finish(self) {
         drop(self.queue);
-        if self.task.await.is_err() {
+        // It is cancelled when the router stops.
+        if self.task.await.is_err_and(|error| error.is_panic()) {
             tracing::error!("the session task of a link panicked");
         }
     }
