@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 
-const DRAIN_MS = 1500;
+const DRAIN_MS = 2000;
 
 export class Gateway {
   /** HTTP address. */
@@ -46,6 +46,11 @@ export class Gateway {
       return;
     }
     throw new Error(`the gateway ended before it was ready:\n${log}`);
+  }
+
+  /** Has it stand still: it takes bytes and does nothing with them. */
+  pause() {
+    this.#child?.kill('SIGSTOP');
   }
 
   /** Ends it without a word to anybody. */

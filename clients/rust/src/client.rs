@@ -85,7 +85,8 @@ impl Client {
     }
 
     /// Sends a message of `kind` with a `content` type ([`corelane_protocol::frame::kind`]). Returns when it is queued:
-    /// messages of one conversation keep the order of these calls. The ack is waited for apart.
+    /// messages of one conversation keep the order of these calls. The ack is waited for apart; a payload that is larger
+    /// than the gateway takes is refused there ([`ClientError::TooLarge`]).
     ///
     /// # Errors
     ///

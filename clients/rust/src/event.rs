@@ -61,7 +61,7 @@ pub enum Event {
     Resync(body::Resync),
     /// The gateway is leaving; a reconnect follows.
     GoAway(body::GoAway),
-    /// A refusal that belongs to no request.
+    /// A refusal that belongs to no request, or a message that the server has and cannot serve.
     Error {
         /// The code as a number.
         code: u16,
