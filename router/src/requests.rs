@@ -22,7 +22,7 @@ use crate::hub::{LinkHandle, Outgoing};
 use crate::intake::{BounceRecord, Request, What};
 use crate::registry::{Registry as _, RegistryError, Route};
 use crate::shared::Shared;
-use crate::store::{MessageStore as _, StoreError};
+use crate::store::{MessageStore as _, Readable, StoreError};
 
 /// Questions of one link that are being answered.
 const QUESTIONS_MAX: usize = 256;
@@ -184,18 +184,15 @@ async fn sync(
     Ok(encode(FrameKind::SyncPage, reference, &page))
 }
 
-/// Up to where a user may read a conversation.
-pub(crate) async fn readable(
+/// What a user may read of a conversation.
+async fn readable(
     shared: &Shared,
     app: AppId,
     conv: &ConvId,
     user: &UserId,
-) -> Result<u64, RequestError> {
-    let upto = shared
-        .store
-        .readable_upto(app, conv.clone(), user.clone())
-        .await?;
-    upto.ok_or_else(|| RequestError(ErrorCode::NotMember, format!("{user} is no member of {conv}")))
+) -> Result<Readable, RequestError> {
+    let readable = shared.store.readable(app, conv.clone(), user.clone()).await?;
+    readable.ok_or_else(|| RequestError(ErrorCode::NotMember, format!("{user} is no member of {conv}")))
 }
 
 async fn pull(
@@ -205,20 +202,22 @@ async fn pull(
     view: PullView,
     reference: u32,
 ) -> Result<Vec<u8>, RequestError> {
-    let upto = readable(shared, app, &view.conv, user).await?;
-    let to = view.to_seq.min(upto);
-    let (conv, from) = (view.conv.clone(), view.from_seq);
+    let own = readable(shared, app, &view.conv, user).await?;
+    let (from, to) = (view.from_seq.max(own.first), view.to_seq.min(own.last));
+    let conv = view.conv.clone();
     let pulled = shared.store.pull(app, conv, from, to, view.limit).await?;
     if from > pulled.head.seq.saturating_add(1) {
         let text = format!("from_seq is {from}, the conversation ends at {}", pulled.head.seq);
         return Err(RequestError(ErrorCode::Ahead, text));
     }
+    let is_member = own.last >= pulled.head.seq;
     let page = PullPage {
         conv: view.conv.as_bytes().to_vec(),
         next_seq: pulled.next_seq,
-        head_seq: pulled.head.seq,
-        head_n: pulled.head.n,
-        floor_seq: pulled.head.floor_seq,
+        head_seq: pulled.head.seq.min(own.last),
+        head_n: if is_member { pulled.head.n } else { own.last_n },
+        // What was said before he came is not his: it is cut as by retention, and so no hole.
+        floor_seq: pulled.head.floor_seq.max(own.first.saturating_sub(1)),
         messages: pulled.messages.into_iter().map(|(_, frame)| frame).collect(),
     };
     Ok(encode(FrameKind::PullPage, reference, &page))
@@ -233,10 +232,10 @@ async fn read(
     reference: u32,
 ) -> Result<Vec<u8>, RequestError> {
     let conv = place.conv;
-    let upto = readable(shared, app, &conv, &user).await?;
+    let own = readable(shared, app, &conv, &user).await?;
     let mark = shared
         .store
-        .read(app, user.clone(), conv.clone(), place.seq.min(upto))
+        .read(app, user.clone(), conv.clone(), place.seq.min(own.last))
         .await?;
     let body = ReadUpTo {
         conv: conv.as_bytes().to_vec(),

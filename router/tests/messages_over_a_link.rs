@@ -3,7 +3,9 @@
 mod link_support;
 
 use corelane_protocol::bus::class;
-use corelane_protocol::frame::body::{ArchivedPullPage, ArchivedReadUpTo, ArchivedSyncPage, Typing};
+use corelane_protocol::frame::body::{
+    ArchivedMessage, ArchivedPullPage, ArchivedReadUpTo, ArchivedSyncPage, Typing,
+};
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{Frame, FrameKind, encode};
 use corelane_protocol::link::record::RecordKind;
@@ -189,6 +191,58 @@ fn who_was_offline_finds_everything_unread() {
             }
         }
     }
+}
+
+#[test]
+fn a_joiner_pulls_from_his_join_and_a_leaver_up_to_his_leave() {
+    let dir = tempfile::tempdir().unwrap();
+    let router = router(dir.path());
+    let http = Http::of(dir.path(), &router);
+    let team = json!({"group": "team", "members": ["alice", "bob"]});
+    assert_eq!(http.post("/v1/groups", &team).0, 200);
+    let mut gateway = Gateway::link(dir.path(), &router, 11);
+    let alice = gateway.login("alice", 1);
+    let mut say = |number: u32| {
+        let text = format!("{number}");
+        gateway.send(
+            "alice",
+            alice,
+            number,
+            to_conv("g:team"),
+            u64::from(number),
+            &text,
+        );
+        gateway.answer(number).unwrap()
+    };
+    assert_eq!((say(1), say(2)), (2, 3));
+    let change = json!({"add": ["carol"], "remove": ["bob"]});
+    assert_eq!(http.post("/v1/groups/team/members", &change).0, 200);
+    assert_eq!(say(3), 5);
+    let mut pull = |user: &str, slot: u32| {
+        let conn = gateway.login(user, slot);
+        gateway.client_frame(user, conn, 40 + slot, &pull_frame(40 + slot, "g:team"));
+        gateway.flush();
+        let answer = gateway.answered(40 + slot);
+        let frame = Frame::parse(&answer).unwrap();
+        let page = frame.access::<ArchivedPullPage>().unwrap();
+        let seq = |frame: &[u8]| {
+            let frame = Frame::parse(frame).unwrap();
+            frame.access::<ArchivedMessage>().unwrap().seq.to_native()
+        };
+        let seqs: Vec<u64> = page.messages.iter().map(|frame| seq(frame)).collect();
+        let (head, n) = (page.head_seq.to_native(), page.head_n.to_native());
+        (
+            seqs,
+            page.floor_seq.to_native(),
+            (head, n),
+            page.next_seq.to_native(),
+        )
+    };
+    assert_eq!(pull("carol", 2), (vec![4, 5], 3, (5, 3), 0));
+    assert_eq!(pull("bob", 3), (vec![1, 2, 3], 0, (3, 2), 0));
+    assert_eq!(pull("alice", 4), (vec![1, 2, 3, 4, 5], 0, (5, 3), 0));
+    let (_, history) = http.get("/v1/conversations/g:team/messages");
+    assert_eq!(history["messages"].as_array().unwrap().len(), 5);
 }
 
 #[test]

@@ -108,6 +108,17 @@ pub struct Pulled {
     pub head: Head,
 }
 
+/// What a user may read of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readable {
+    /// From here on: 1, or where he joined.
+    pub first: u64,
+    /// Up to here: `u64::MAX`, or what lies below his leave. Below `first`: nothing.
+    pub last: u64,
+    /// Countable messages up to `last`; 0 for who is there.
+    pub last_n: u64,
+}
+
 /// A page of what changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Synced {
@@ -205,13 +216,13 @@ pub trait MessageStore: Send + Sync + 'static {
     /// Members of a group now; version 0 if there is none.
     fn members(&self, app: AppId, conv: ConvId) -> impl Future<Output = Result<Members, StoreError>> + Send;
 
-    /// Whether a user may read a conversation, and up to which place (`u64::MAX` for a member).
-    fn readable_upto(
+    /// What a user may read of a conversation; `None` if he is not and was not in it. [`Self::pull`] does not look.
+    fn readable(
         &self,
         app: AppId,
         conv: ConvId,
         user: UserId,
-    ) -> impl Future<Output = Result<Option<u64>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Option<Readable>, StoreError>> + Send;
 
     /// Moves a read mark forward; a place above the head is [`StoreError::Ahead`].
     fn read(

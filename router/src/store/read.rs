@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 
 use super::rows::{self, ROW_VERSION, place, seq_of};
 use super::schema::failed;
-use super::{Members, OutboxRow, Pulled, StoreError};
+use super::{Members, OutboxRow, Pulled, Readable, StoreError};
 
 /// Rows of the outbox per read.
 const OUTBOX_ROWS: i64 = 256;
@@ -114,27 +114,33 @@ pub(super) fn members(db: &Connection, app: AppId, conv: &ConvId) -> Result<Memb
     })
 }
 
-/// Up to where a user may read: everything for a member, what lies below his leave for who was one.
-pub(super) fn readable_upto(
+/// What a user may read: from his join on, and what lies below his leave for who is no member any more.
+pub(super) fn readable(
     db: &Connection,
     app: AppId,
     conv: &ConvId,
     user: &UserId,
-) -> Result<Option<u64>, StoreError> {
+) -> Result<Option<Readable>, StoreError> {
+    let mut readable = Readable {
+        first: 1,
+        last: u64::MAX,
+        last_n: 0,
+    };
     if let Some((small, large)) = conv.direct_users() {
-        return Ok((small == *user || large == *user).then_some(u64::MAX));
+        return Ok((small == *user || large == *user).then_some(readable));
     }
     let Some(known) = rows::conv(db, app, conv).map_err(failed)? else {
         return Ok(None);
     };
-    let row = rows::member(db, known.id, user.as_str()).map_err(failed)?;
-    Ok(row.map(|row| {
-        if row.leave_seq == 0 {
-            u64::MAX
-        } else {
-            row.leave_seq - 1
-        }
-    }))
+    let Some(row) = rows::member(db, known.id, user.as_str()).map_err(failed)? else {
+        return Ok(None);
+    };
+    readable.first = row.join_seq;
+    if row.leave_seq > 0 {
+        readable.last = row.leave_seq - 1;
+        readable.last_n = one(db, known.id, readable.last, conv)?.map_or(0, |(n, _)| n);
+    }
+    Ok(Some(readable))
 }
 
 /// Outbox rows behind `after`.

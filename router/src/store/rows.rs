@@ -168,6 +168,8 @@ pub(super) fn dedupe_crc(conv: i64, sender: &str, client_id: &[u8], seq: u64, ha
 /// A membership.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct MemberRow {
+    /// Place at which he joined; 0 in direct conversations.
+    pub(super) join_seq: u64,
     /// Place at which he left; 0 for who is there.
     pub(super) leave_seq: u64,
     /// Read up to here.
@@ -181,15 +183,16 @@ pub(super) struct MemberRow {
 /// A user's row in a conversation.
 pub(super) fn member(db: &Connection, conv: i64, user: &str) -> rusqlite::Result<Option<MemberRow>> {
     let mut statement = db.prepare_cached(
-        "SELECT leave_seq, read_seq, read_n, changed_bucket FROM member WHERE conv = ?1 AND user = ?2",
+        "SELECT join_seq, leave_seq, read_seq, read_n, changed_bucket FROM member WHERE conv = ?1 AND user = ?2",
     )?;
     let taken = statement.query_row(params![conv, user], |row| {
         let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
         Ok(MemberRow {
-            leave_seq: number(0)?,
-            read_seq: number(1)?,
-            read_n: number(2)?,
-            changed_bucket: number(3)?,
+            join_seq: number(0)?,
+            leave_seq: number(1)?,
+            read_seq: number(2)?,
+            read_n: number(3)?,
+            changed_bucket: number(4)?,
         })
     });
     taken.optional()

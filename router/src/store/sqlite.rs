@@ -22,8 +22,8 @@ use super::timing::{CommitHistograms, CommitStats, Timings};
 use super::witness::Witness;
 use super::writer::{ReadRequest, Shared, Write, Writer};
 use super::{
-    DeliveredMark, Members, MessageStore, OutboxRow, Pulled, ReadMark, StoreError, StoreInfo, Synced, read,
-    sync,
+    DeliveredMark, Members, MessageStore, OutboxRow, Pulled, ReadMark, Readable, StoreError, StoreInfo,
+    Synced, read, sync,
 };
 use crate::clock::Clock;
 
@@ -374,9 +374,8 @@ impl MessageStore for SqliteStore {
         self.query(move |db| read::members(db, app, &conv)).await
     }
 
-    async fn readable_upto(&self, app: AppId, conv: ConvId, user: UserId) -> Result<Option<u64>, StoreError> {
-        self.query(move |db| read::readable_upto(db, app, &conv, &user))
-            .await
+    async fn readable(&self, app: AppId, conv: ConvId, user: UserId) -> Result<Option<Readable>, StoreError> {
+        self.query(move |db| read::readable(db, app, &conv, &user)).await
     }
 
     async fn read(&self, app: AppId, user: UserId, conv: ConvId, seq: u64) -> Result<ReadMark, StoreError> {

@@ -273,17 +273,22 @@ impl Page<'_> {
         let head = known.head;
         // Who left sees the group as it was before his leave.
         let top = if left { member.leave_seq - 1 } else { head.seq };
+        // What was said before he came is not his: it is cut as by retention.
+        let floor_seq = head.floor_seq.max(member.join_seq.saturating_sub(1));
         let last = read::one(db, id, top, &conv)?;
         if last.is_none() && top > head.floor_seq {
             return Err(damaged(&format!("seq {top} of {conv} is missing")));
         }
-        let (n, last) = last.unwrap_or((if left { 0 } else { head.n }, Vec::new()));
+        let (n, mut last) = last.unwrap_or((if left { 0 } else { head.n }, Vec::new()));
+        if top <= floor_seq {
+            last.clear();
+        }
         self.bytes += STATE_BYTES + last.len();
         self.conversations.push(ConvState {
             conv: name,
             head_seq: top,
             head_n: n,
-            floor_seq: head.floor_seq,
+            floor_seq,
             conv_version: head.conv_version,
             read_seq: member.read_seq,
             read_n: member.read_n,

@@ -258,6 +258,11 @@ impl Gateway {
 
     /// The answer to a send.
     pub(crate) fn answer(&mut self, reference: u32) -> Result<u64, ErrorCode> {
+        outcome(&self.answered(reference))
+    }
+
+    /// The frame that answers a reference.
+    pub(crate) fn answered(&mut self, reference: u32) -> Vec<u8> {
         let answer = self.until("an answer", |gateway| {
             let at = gateway
                 .arrived
@@ -265,7 +270,7 @@ impl Gateway {
                 .position(|each| each.kind == RecordKind::ServerFrame && each.reference == reference)?;
             gateway.arrived.remove(at)
         });
-        outcome(&answer.body)
+        answer.body
     }
 
     /// The next bus record.

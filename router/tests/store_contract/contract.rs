@@ -10,7 +10,7 @@ use corelane_protocol::frame::{Frame, kind};
 use corelane_protocol::id::{AppId, ConvId};
 use corelane_protocol::limits::PAGE_BYTES;
 use corelane_protocol::terminal::Terminal;
-use corelane_router::store::{DeliveredMark, MessageStore, StoreError};
+use corelane_router::store::{DeliveredMark, MessageStore, Readable, StoreError};
 use corelane_router_core::append::{Append, Appended};
 use corelane_router_core::decide::{DEDUPE_RETENTION_MS, RECENT_BUCKET_MS};
 
@@ -41,6 +41,7 @@ contract!(sqlite: super::SqliteFixture, => {
     a_large_group_is_synced_by_its_head,
     a_pull_is_bounded_by_bytes_and_goes_on_where_it_ended,
     the_outbox_outlives_the_process_until_it_is_cleared,
+    who_comes_and_goes_in_one_message_or_comes_back_reads_nothing_of_the_others,
     everything_is_there_after_reopening,
     a_new_epoch_ends_old_cursors,
 });
@@ -211,10 +212,17 @@ async fn groups_are_for_members_and_a_leaver_reads_below_his_leave<F: Fixture>()
     assert_eq!((now.version, now.users), (3, vec![user("alice"), user("carol")]));
     let (answers, _) = commit(&store, vec![append(&conv, "bob", 7, b"hi")]).await;
     assert!(matches!(answers[0], Appended::Refused(ErrorCode::NotMember, _)));
-    let readable = async |name: &str| store.readable_upto(APP, conv.clone(), user(name)).await.unwrap();
-    assert_eq!(readable("bob").await, Some(2));
-    assert_eq!(readable("alice").await, Some(u64::MAX));
+    let readable = async |name: &str| store.readable(APP, conv.clone(), user(name)).await.unwrap();
+    let range = |first, last, last_n| Some(Readable { first, last, last_n });
+    assert_eq!(readable("bob").await, range(1, 2, 1));
+    assert_eq!(readable("alice").await, range(1, u64::MAX, 0));
+    assert_eq!(readable("carol").await, range(3, u64::MAX, 0));
     assert_eq!(readable("mallory").await, None);
+    let direct = direct("alice", "bob");
+    let readable = store.readable(APP, direct.clone(), user("bob")).await.unwrap();
+    assert_eq!(readable, range(1, u64::MAX, 0));
+    let readable = store.readable(APP, direct, user("carol")).await.unwrap();
+    assert_eq!(readable, None);
     let state = |page: Vec<ConvState>| {
         page.into_iter()
             .find(|state| state.conv == conv.as_bytes())
@@ -228,6 +236,7 @@ async fn groups_are_for_members_and_a_leaver_reads_below_his_leave<F: Fixture>()
             .conversations,
     );
     assert_eq!((left.head_seq, left.head_n), (2, 1), "as it was before his leave");
+    assert_eq!(left.floor_seq, 0);
     let joined = state(
         store
             .sync(APP, user("carol"), Vec::new(), 10)
@@ -240,6 +249,7 @@ async fn groups_are_for_members_and_a_leaver_reads_below_his_leave<F: Fixture>()
         0,
         "what was said before the join is not unread"
     );
+    assert_eq!(joined.floor_seq, 2, "and not to be read");
     assert_eq!(
         store
             .read(APP, user("mallory"), conv.clone(), 1)
@@ -251,6 +261,30 @@ async fn groups_are_for_members_and_a_leaver_reads_below_his_leave<F: Fixture>()
         store.read(APP, user("bob"), conv, 3).await.unwrap_err(),
         StoreError::Ahead
     );
+}
+
+async fn who_comes_and_goes_in_one_message_or_comes_back_reads_nothing_of_the_others<F: Fixture>() {
+    let fixture = F::new();
+    let store = fixture.open();
+    let conv = group("team");
+    let batch = vec![
+        change(&conv, 1, true, &["alice", "bob"], &[]),
+        append(&conv, "alice", 2, b"hi"),
+        change(&conv, 3, false, &["carol"], &["carol", "bob"]),
+        append(&conv, "alice", 4, b"without them"),
+        change(&conv, 5, false, &["bob"], &[]),
+        append(&conv, "bob", 6, b"back"),
+    ];
+    assert_eq!(seqs(&commit(&store, batch).await.0), [1, 2, 3, 4, 5, 6]);
+    let readable = async |name: &str| store.readable(APP, conv.clone(), user(name)).await.unwrap();
+    let back = readable("bob").await.unwrap();
+    assert_eq!((back.first, back.last), (5, u64::MAX));
+    let never = readable("carol").await.unwrap();
+    assert!(never.first > never.last, "{never:?}");
+    let page = store.sync(APP, user("carol"), Vec::new(), 10).await.unwrap();
+    assert_eq!(page.conversations.len(), 1);
+    assert_eq!(page.conversations[0].last, b"", "it was said before she came");
+    assert_eq!(page.conversations[0].floor_seq, page.conversations[0].head_seq);
 }
 
 async fn a_control_message_is_not_unread_and_refers_to_what_is_there<F: Fixture>() {
