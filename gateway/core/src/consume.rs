@@ -83,7 +83,7 @@ impl Consumer {
 impl Shard {
     /// Opens a fetch for every partition that is this shard's. Another router boot begins its offsets anew.
     pub(crate) fn fetch_all(&mut self, is_other_boot: bool) {
-        if is_other_boot {
+        if is_other_boot && !Bug::OffsetsKept.is_planted() {
             self.consumer.partitions.clear();
             self.consumer.numbers.clear();
             self.consumer.changed.clear();
@@ -145,7 +145,7 @@ impl Shard {
             return;
         };
         let from = batch.from.to_native();
-        if batch.lost {
+        if batch.lost && !Bug::LossIgnored.is_planted() {
             self.resync_gateway();
         }
         let mut next = self.consumer.partitions.get_mut(at).map_or(0, |known| {
@@ -188,7 +188,7 @@ impl Shard {
             let key = (record.router_boot.to_native(), partition);
             let is_lost = self.consumer.take_loss(partition);
             let numbers = self.consumer.numbers.entry(key).or_default();
-            if is_lost {
+            if is_lost && !Bug::LossWaitedFor.is_planted() {
                 numbers.lose();
             }
             let taken = numbers.take(number);
@@ -248,7 +248,7 @@ impl Shard {
             let is_wanted = wanted
                 .get(usize::from(shard / 64))
                 .is_some_and(|word| word & (1 << (shard % 64)) != 0);
-            if is_wanted && shard != self.number {
+            if is_wanted && shard != self.number && !Bug::HandOverForgotten.is_planted() {
                 let shared = shared.get_or_insert_with(|| Arc::from(bytes));
                 self.metrics.consume_handed_over += 1;
                 let message = ShardMessage::Record(Arc::clone(shared));

@@ -165,7 +165,7 @@ impl Shard {
     /// Answers what may or may not have been stored.
     fn give_up(&mut self, id: ConnId, given_up: Unanswered, text: &str) {
         self.metrics.forward_retry += 1;
-        if given_up.reference != 0 {
+        if given_up.reference != 0 && !Bug::LostNotAnswered.is_planted() {
             self.reply_error(id, given_up.reference, ErrorCode::Retry, text);
         }
         self.unblock(id);
@@ -203,7 +203,7 @@ impl Shard {
                 each.reference == reference && !each.waits && (each.is_send || !is_send_answer)
             });
             // Exactly one answer per send: one that was given up was answered `retry`.
-            if known.is_none() && is_send_answer {
+            if known.is_none() && is_send_answer && !Bug::LateAckPassed.is_planted() {
                 self.metrics.forward_late_answers += 1;
                 return;
             }
