@@ -71,7 +71,9 @@ impl Consumer {
         let partition = self.partitions.iter_mut().find(|known| known.number == key.1);
         if let Some(partition) = partition.filter(|known| known.has_lost && number > numbers.done()) {
             partition.has_lost = false;
-            numbers.skip_to(number);
+            if !Bug::LossWaitedFor.is_planted() {
+                numbers.skip_to(number);
+            }
         }
         numbers.take(number)
     }
@@ -112,7 +114,7 @@ impl Consumer {
 impl Shard {
     /// Opens a fetch for every partition that is this shard's. Another router boot begins its offsets anew.
     pub(crate) fn fetch_all(&mut self, is_other_boot: bool) {
-        if is_other_boot {
+        if is_other_boot && !Bug::OffsetsKept.is_planted() {
             self.consumer.forget();
         } else {
             // Reports that were on their way may have been lost with the link; they say how far all was taken, so they
@@ -177,7 +179,7 @@ impl Shard {
             return;
         };
         let from = batch.from.to_native();
-        if batch.lost {
+        if batch.lost && !Bug::LossIgnored.is_planted() {
             self.resync_gateway();
             self.consumer.lose(at, self.now.mono + REPORT_PACE);
         }
@@ -273,7 +275,7 @@ impl Shard {
             let is_wanted = wanted
                 .get(usize::from(shard / 64))
                 .is_some_and(|word| word & (1 << (shard % 64)) != 0);
-            if is_wanted && shard != self.number {
+            if is_wanted && shard != self.number && !Bug::HandOverForgotten.is_planted() {
                 let shared = shared.get_or_insert_with(|| Arc::from(bytes));
                 self.metrics.consume_handed_over += 1;
                 let message = ShardMessage::Record(Arc::clone(shared));

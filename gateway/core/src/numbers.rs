@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::planted::Bug;
+
 /// Most numbers remembered above the first gap.
 const AHEAD_MAX: usize = 65_536;
 /// Most gaps in a report.
@@ -35,7 +37,7 @@ impl Numbers {
         if number <= self.done || self.ahead.contains(&number) {
             return Taken::Repeated;
         }
-        if number == self.done + 1 {
+        if number == self.done + 1 || Bug::GapIgnored.is_planted() {
             self.done = number;
             self.close_up();
             return Taken::New { gap: 0 };

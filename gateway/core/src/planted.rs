@@ -26,10 +26,30 @@ bugs! {
     DeadBootKept,
     /// A client is not told what was dropped.
     DropWithoutPullRequired,
+    /// A record that comes before an earlier one ends the wait for that.
+    GapIgnored,
     /// A closed gate lets sends pass.
     GatewayGateOpen,
+    /// What is for an earlier user of a slot reaches the present one.
+    GenerationIgnored,
+    /// Records are reported consumed that other shards never get.
+    HandOverForgotten,
+    /// A session that a newer login replaced stays.
+    KickIgnored,
+    /// A send that was answered `retry` is acknowledged after all.
+    LateAckPassed,
+    /// What the topic dropped is not told.
+    LossIgnored,
+    /// What the topic dropped is waited for.
+    LossWaitedFor,
+    /// What is unanswered when a link is lost is forgotten.
+    LostNotAnswered,
     /// A record that was taken before is delivered again.
     NumberNotChecked,
+    /// The offsets of an earlier router life are used in the next.
+    OffsetsKept,
+    /// What found no room in the inbox is not told.
+    OverflowIgnored,
     /// A session that was claimed again is not told to sync.
     ReclaimWithoutResync,
     /// A new link does not ask whether routes are still held.

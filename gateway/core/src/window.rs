@@ -186,7 +186,7 @@ impl Shard {
     /// Answers what may or may not have been stored.
     fn give_up(&mut self, id: ConnId, given_up: Unanswered, text: &str) {
         self.metrics.forward_retry += 1;
-        if given_up.reference != 0 {
+        if given_up.reference != 0 && !Bug::LostNotAnswered.is_planted() {
             self.reply_error(id, given_up.reference, ErrorCode::Retry, text);
         }
         self.unblock(id);
@@ -225,7 +225,7 @@ impl Shard {
             });
             // Exactly one answer per send: one that was given up was answered `retry`. But the record of this message
             // leaves its sender's connection out, and nobody must send the same again.
-            if known.is_none() && is_send_answer {
+            if known.is_none() && is_send_answer && !Bug::LateAckPassed.is_planted() {
                 self.metrics.forward_late_answers += 1;
                 return self.miss_own(id, frame);
             }

@@ -71,7 +71,12 @@ pub fn content_hash(append: &Append) -> u64 {
 /// The lowest bucket that must be looked at by the sync after one that began in bucket `began`: what was on its way then
 /// stands in none below it.
 pub fn since_after(began: u64) -> u64 {
-    began.saturating_sub(CURSOR_LAG_BUCKETS)
+    let lag = if Bug::CursorWithoutLag.is_planted() {
+        0
+    } else {
+        CURSOR_LAG_BUCKETS
+    };
+    began.saturating_sub(lag)
 }
 
 /// Oldest id that is taken, in ms since 1970: what is known of older ones may be forgotten.
@@ -90,7 +95,7 @@ pub fn oldest_id_ms(store_ms: u64, wall_ms: u64, forgotten_ms: u64) -> u64 {
 pub fn decide(append: &Append, facts: &Facts, now_ms: u64, oldest_id_ms: u64) -> Decision {
     let hash = content_hash(append);
     if let Some(known) = facts.dedupe.as_ref().filter(|_| !Bug::DedupeSkipped.is_planted()) {
-        if known.hash != hash {
+        if known.hash != hash && !Bug::ConflictAnswered.is_planted() {
             let text = format!(
                 "this id was used for another message, seq {} of {}",
                 known.seq, append.conv
@@ -159,7 +164,8 @@ fn refusal(append: &Append, facts: &Facts, oldest_id_ms: u64) -> Option<(ErrorCo
 fn row(append: &Append, facts: &Facts, now_ms: u64, hash: u64) -> Row {
     let before = facts.head.unwrap_or_default();
     let seq = before.seq + 1;
-    let n = before.n + u64::from(kind::is_countable(append.kind, append.flags));
+    let counts = kind::is_countable(append.kind, append.flags) || Bug::ControlCounted.is_planted();
+    let n = before.n + u64::from(counts);
     let bucket = now_ms / RECENT_BUCKET_MS;
     let changes_members = append.kind == kind::GROUP_CHANGE;
     let head = Head {
@@ -184,7 +190,8 @@ fn row(append: &Append, facts: &Facts, now_ms: u64, hash: u64) -> Row {
         content_type: append.content_type,
         payload: append.payload.clone(),
     };
-    let moves = facts.head.is_none() || head.recent_bucket != before.recent_bucket;
+    let is_later = head.recent_bucket != before.recent_bucket && !Bug::RecentNotMoved.is_planted();
+    let moves = facts.head.is_none() || is_later;
     Row {
         head,
         seq,

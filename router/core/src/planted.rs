@@ -24,22 +24,40 @@ macro_rules! bugs {
 bugs! {
     /// A send whose commit has an unknown outcome is acknowledged.
     AckBeforeCommit,
+    /// Another message under a known id gets the first one's answer.
+    ConflictAnswered,
+    /// Control messages count as unread.
+    ControlCounted,
+    /// A sync cursor does not lag: what was on its way when the sync began stands below it.
+    CursorWithoutLag,
     /// The row of an earlier send with the same id is not looked at.
     DedupeSkipped,
+    /// What a port failed to answer is not asked again.
+    FailureIsFinal,
     /// A reported gap is not sent again.
     GapNotResent,
     /// A retryable refusal leaves its gate open.
     GateNotClosed,
     /// What waits in the lane behind a refused send is stored.
     LaneOvertakes,
+    /// Who leaves gets what stands around his leave in the same commit.
+    LeaverStays,
     /// Members that are remembered are taken for the present ones.
     MembersNotReloaded,
+    /// Every other number is given to no record.
+    NumberSkipped,
     /// The smaller user of a direct conversation is not looked for.
     OneSideLocated,
     /// A commit is published before an earlier one of its lane.
     OrderByLookup,
+    /// An outbox row is cleared before its records are published.
+    OutboxClearedOnCommit,
     /// An outbox row does not wait for its records to be consumed.
     OutboxClearedOnPublish,
+    /// Only the first message of a conversation moves its recent rows.
+    RecentNotMoved,
+    /// The sender's other terminals are not sent his messages.
+    SenderNotLocated,
 }
 
 #[cfg(not(feature = "planted"))]

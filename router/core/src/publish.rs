@@ -74,11 +74,15 @@ impl RouterCore {
         publication: Publication,
         outputs: &mut Vec<Output>,
     ) {
-        self.outbox.hold(publication.outbox);
+        let outbox = publication.outbox;
+        self.outbox.hold(outbox);
         let publications = &mut self.lanes.entry(lane).or_default().publications;
         publications.push_back(publication);
         if Bug::OrderByLookup.is_planted() {
             publications.swap(usize::from(publications.len() > 1), publications.len() - 1);
+        }
+        if Bug::OutboxClearedOnCommit.is_planted() {
+            outputs.push(Output::ClearOutbox(vec![outbox]));
         }
         self.go_on_publishing(lane, outputs);
     }
@@ -226,7 +230,7 @@ impl RouterCore {
             .lanes
             .get_mut(&lane)
             .and_then(|state| state.publications.front_mut());
-        if let Some(publication) = front {
+        if let Some(publication) = front.filter(|_| !Bug::FailureIsFinal.is_planted()) {
             publication.asked = None;
         }
         self.go_on_publishing(lane, outputs);
@@ -253,7 +257,9 @@ impl RouterCore {
         for ((app, conv), stored) in located {
             self.metrics.located += stored.len() as u64;
             // A message that takes members out has a record of its own: what stands around it is not for them.
-            for stored in stored.chunk_by(|one, next| one.leave.is_empty() && next.leave.is_empty()) {
+            for stored in stored.chunk_by(|one, next| {
+                (one.leave.is_empty() && next.leave.is_empty()) || Bug::LeaverStays.is_planted()
+            }) {
                 let receivers = self.receivers(app, &conv, stored);
                 self.publish_conversation(app, &conv, stored, &receivers, &by_user, outbox, outputs);
             }
@@ -297,6 +303,7 @@ impl RouterCore {
         let mut by_boot: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
         for route in receivers
             .iter()
+            .filter(|user| **user != first.sender || !Bug::SenderNotLocated.is_planted())
             .filter_map(|user| routes.get(user))
             .flat_map(|routes| routes.iter())
         {
