@@ -1,8 +1,8 @@
 //! The faults of one connection, and what is put down to them.
 //!
 //! A fault is the end of the connection, a `Resync`, or a send that was answered `retry` or `unavailable`. It explains
-//! frames that come twice or late for [`FAULT_ECHO_NS`] behind it. What a fault sets loose may overtake the word of it,
-//! so a broken rule counts only when no fault follows within [`SUSPECT_NS`]. Nothing is put down to faults of others.
+//! frames that come twice or late for `FAULT_ECHO_NS` behind it. What a fault sets loose may overtake the word of it,
+//! so a broken rule counts only when no fault follows within `SUSPECT_NS`. Nothing is put down to faults of others.
 
 use crate::shared::Tally;
 use crate::verify::{Moment, Verdict};
