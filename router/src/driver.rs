@@ -1,4 +1,4 @@
-//! The driver: the one task that owns the core, and the only file that knows it and the ports.
+//! The driver: the one task that owns the core, and the only file that calls it.
 //!
 //! Everything that happens is an input; inputs that are there at the same time are handled together, so that a burst
 //! costs one wake-up and answers leave in one batch per link. A port that answers at once is taken at once; one that
@@ -266,14 +266,14 @@ impl Driver {
             }
             Output::Persist(batch) => self.persist(batch),
             Output::ClearOutbox(rows) => self.shared.store.clear_outbox(rows),
-            Output::LoadMembers(ticket, app, conv) => {
+            Output::LoadMembers(ticket, app, conv, since) => {
                 let store = Arc::clone(&self.shared.store);
                 self.ask(ticket, async move {
                     let members = store
-                        .members(app, conv)
+                        .members(app, conv, since)
                         .await
                         .map_err(|error| error.to_string())?;
-                    Ok(Input::Members(ticket, members.version, members.users))
+                    Ok(Input::Members(ticket, members.version, members.stays))
                 });
             }
             Output::Locate(ticket, app, users) => self.locate(ticket, app, users),

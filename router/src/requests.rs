@@ -22,7 +22,7 @@ use crate::hub::{LinkHandle, Outgoing};
 use crate::intake::{BounceRecord, Request, What};
 use crate::registry::{Registry as _, RegistryError, Route};
 use crate::shared::Shared;
-use crate::store::{MessageStore as _, Readable, StoreError};
+use crate::store::{MessageStore as _, NOBODY_LEFT, Readable, StoreError};
 
 /// Questions of one link that are being answered.
 const QUESTIONS_MAX: usize = 256;
@@ -347,14 +347,14 @@ async fn members(
         Some((small, large)) if small == large => vec![small],
         Some((small, large)) => vec![small, large],
         None => {
-            let members = shared.store.members(app, conv.clone()).await?;
+            let members = shared.store.members(app, conv.clone(), NOBODY_LEFT).await?;
             if members.version == 0 {
                 return Err(RequestError(
                     ErrorCode::UnknownGroup,
                     format!("there is no {conv}"),
                 ));
             }
-            members.users
+            members.present()
         }
     };
     if users.contains(user) {

@@ -1,10 +1,11 @@
 //! Stage admit: a message gets its place in its lane's queue, or an answer that says why not.
 //!
-//! Owns the queues of the lanes (at most 8,192 messages and 8 MiB each, 64 MiB together) and the gates. When a queue
-//! is full the message is answered `overloaded`. After any retryable refusal the gate of (connection, conversation)
+//! Owns the queues of the lanes (at most 8,192 messages and 8 MiB each, 64 MiB together) and the gates (1,000,000; past
+//! it all count as closed for a while). When a queue is full the message is answered `overloaded`. After any retryable refusal the gate of (connection, conversation)
 //! is closed: later sends are refused until one comes with the restart flag, so none overtakes the one that failed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
 
 use corelane_protocol::frame::encode_error;
 use corelane_protocol::frame::error::ErrorCode;
@@ -25,8 +26,10 @@ pub(crate) const LANE_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub(crate) const QUEUED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Most commits of a lane that wait to be published before it stops committing.
 pub(crate) const PUBLICATIONS_MAX: usize = 64;
-/// Most closed gates of all connections; past it the oldest knowledge is dropped with its connection's gates.
+/// Most closed gates that are remembered. Past it every gate counts as closed until what was on its way is over.
 const GATES_MAX: usize = 1_000_000;
+/// Longer than a send can be on its way: its deadline is 5 s.
+const ON_ITS_WAY: Duration = Duration::from_secs(6);
 
 const _: () = assert!(COMMIT_BYTES_MAX < LANE_BYTES_MAX && LANE_BYTES_MAX < QUEUED_BYTES_MAX);
 
@@ -49,11 +52,16 @@ fn bytes_of(submission: &Submission) -> usize {
     512 + append.payload.len() + append.extensions.len() + members * 80
 }
 
+/// Connection (gateway boot and number) and conversation.
+type Gate = ((u64, u64), ConvId);
+
 /// Closed gates, by connection.
 #[derive(Debug, Default)]
 pub(crate) struct Gates {
     closed: HashMap<(u64, u64), Vec<u64>>,
     count: usize,
+    /// One more than can be remembered was closed: all are, until then.
+    all_until: Duration,
 }
 
 impl Gates {
@@ -64,14 +72,14 @@ impl Gates {
         }
     }
 
-    pub(crate) fn close(&mut self, origin: Origin, conv: &ConvId) {
+    pub(crate) fn close(&mut self, now: Duration, origin: Origin, conv: &ConvId) {
         let Some(key) = Self::key(origin).filter(|_| !Bug::GateNotClosed.is_planted()) else {
             return;
         };
         let hash = hash::content_hash(conv.as_bytes());
         if self.count >= GATES_MAX {
-            self.closed.clear();
-            self.count = 0;
+            self.all_until = now + ON_ITS_WAY;
+            return;
         }
         let gates = self.closed.entry(key).or_default();
         if !gates.contains(&hash) {
@@ -94,10 +102,13 @@ impl Gates {
         }
     }
 
-    fn is_closed(&self, origin: Origin, conv: &ConvId) -> bool {
-        Self::key(origin)
-            .and_then(|key| self.closed.get(&key))
-            .is_some_and(|gates| gates.contains(&hash::content_hash(conv.as_bytes())))
+    fn is_closed(&self, now: Duration, origin: Origin, conv: &ConvId) -> bool {
+        let Some(key) = Self::key(origin) else {
+            return false;
+        };
+        let gates = self.closed.get(&key);
+        let is_known = gates.is_some_and(|gates| gates.contains(&hash::content_hash(conv.as_bytes())));
+        is_known || now < self.all_until
     }
 
     pub(crate) fn forget(&mut self, boot: u64, conn: u64) {
@@ -117,7 +128,7 @@ impl RouterCore {
         let (origin, conv) = (submission.origin, submission.append.conv.clone());
         if submission.restart {
             self.gates.open(origin, &conv);
-        } else if self.gates.is_closed(origin, &conv) {
+        } else if self.gates.is_closed(self.now.mono, origin, &conv) {
             let text = "an earlier send of this conversation was refused; restart from the oldest";
             return self.refuse(origin, ErrorCode::GateClosed, text, outputs);
         }
@@ -154,6 +165,7 @@ impl RouterCore {
         }
         let mut batch_bytes = 0;
         let mut expired = Vec::new();
+        let mut gated = HashSet::new();
         while let Some(next) = state.queue.waiting.front() {
             let bytes = bytes_of(next);
             if batch_bytes > 0 && batch_bytes + bytes > COMMIT_BYTES_MAX {
@@ -165,11 +177,11 @@ impl RouterCore {
             state.queue.bytes -= bytes;
             self.queued_bytes -= bytes;
             // A message behind one that expired must not overtake it: its gate is closed by then.
-            let gated = expired.iter().any(|other: &Submission| {
-                other.origin_conn() == submission.origin_conn() && other.append.conv == submission.append.conv
-            });
-            if submission.deadline_ms < now_ms || (gated && !submission.restart) {
-                expired.push(submission);
+            let is_behind = !gated.is_empty() && submission.gate().is_some_and(|gate| gated.contains(&gate));
+            if submission.deadline_ms < now_ms || (is_behind && !submission.restart) {
+                gated.extend(submission.gate());
+                let text = "waited too long to be stored".to_owned();
+                expired.push((submission, ErrorCode::Overloaded, text));
             } else {
                 batch_bytes += bytes;
                 state.committing.push(submission);
@@ -183,35 +195,32 @@ impl RouterCore {
                 .collect();
             outputs.push(Output::Persist(Batch { lane, appends }));
         }
-        for submission in expired {
-            let text = "waited too long to be stored";
-            self.refuse_placed(lane, &submission, ErrorCode::Overloaded, text, outputs);
-        }
+        self.refuse_placed(lane, expired, outputs);
     }
 
-    /// Refuses a message that had its place in the lane, and with it those of the same gate that wait behind it, so
-    /// that none of them is stored before it. A restart among them has opened the gate already: it stays open.
+    /// Refuses messages that had their place in the lane, and with them those of the same gates that wait behind, so
+    /// that none of them is stored before. A restart among them has opened its gate already: it stays open.
     pub(crate) fn refuse_placed(
         &mut self,
         lane: Lane,
-        refused: &Submission,
-        code: ErrorCode,
-        text: &str,
+        refused: Vec<(Submission, ErrorCode, String)>,
         outputs: &mut Vec<Output>,
     ) {
-        let conv = &refused.append.conv;
-        let is_behind = |other: &Submission| {
-            other.origin_conn().is_some()
-                && other.origin_conn() == refused.origin_conn()
-                && other.append.conv == *conv
-        };
+        if refused.is_empty() {
+            return;
+        }
+        // Each gate, and whether it was opened again meanwhile.
+        let gates = refused.iter().filter_map(|(submission, ..)| submission.gate());
+        let mut gates: HashMap<Gate, bool> = gates.map(|gate| (gate, false)).collect();
         let mut behind = Vec::new();
-        let mut is_restarted = false;
         if let Some(state) = self.lanes.get_mut(&lane) {
             for submission in std::mem::take(&mut state.queue.waiting) {
-                is_restarted |=
-                    is_behind(&submission) && (submission.restart || Bug::LaneOvertakes.is_planted());
-                if is_behind(&submission) && !is_restarted {
+                let is_restarted = submission.gate().and_then(|gate| gates.get_mut(&gate));
+                let is_behind = is_restarted.is_some_and(|is_restarted| {
+                    *is_restarted |= submission.restart || Bug::LaneOvertakes.is_planted();
+                    !*is_restarted
+                });
+                if is_behind {
                     state.queue.bytes -= bytes_of(&submission);
                     self.queued_bytes -= bytes_of(&submission);
                     behind.push(submission.origin);
@@ -220,10 +229,14 @@ impl RouterCore {
                 }
             }
         }
-        if !is_restarted {
-            self.gates.close(refused.origin, conv);
+        for (submission, code, text) in &refused {
+            let is_restarted = submission.gate().and_then(|gate| gates.get(&gate).copied());
+            if is_restarted == Some(false) {
+                self.gates
+                    .close(self.now.mono, submission.origin, &submission.append.conv);
+            }
+            self.refuse(submission.origin, *code, text, outputs);
         }
-        self.refuse(refused.origin, code, text, outputs);
         for origin in behind {
             let text = "an earlier send of this conversation was refused; restart from the oldest";
             self.refuse(origin, ErrorCode::GateClosed, text, outputs);
@@ -239,7 +252,7 @@ impl RouterCore {
         text: &str,
         outputs: &mut Vec<Output>,
     ) {
-        self.gates.close(origin, conv);
+        self.gates.close(self.now.mono, origin, conv);
         self.refuse(origin, code, text, outputs);
     }
 
@@ -263,7 +276,41 @@ impl Origin {
 }
 
 impl Submission {
-    fn origin_conn(&self) -> Option<(u64, u64)> {
-        Gates::key(self.origin)
+    fn gate(&self) -> Option<Gate> {
+        Some((Gates::key(self.origin)?, self.append.conv.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use corelane_protocol::id::{GroupId, UserId};
+
+    fn client(conn: u64) -> Origin {
+        Origin::Client {
+            boot: 1,
+            conn,
+            reference: 1,
+        }
+    }
+
+    #[test]
+    fn a_gate_too_many_closes_all_until_what_was_on_its_way_is_over() {
+        let group = ConvId::group(&GroupId::new("team").unwrap());
+        let name = |name| UserId::new(name).unwrap();
+        let direct = ConvId::direct(&name("alice"), &name("bob"));
+        let mut gates = Gates::default();
+        let now = Duration::from_secs(1);
+        for conn in 0..GATES_MAX as u64 {
+            gates.close(now, client(conn), &group);
+        }
+        assert!(!gates.is_closed(now, client(0), &direct));
+        gates.close(now, client(u64::MAX), &direct);
+        assert_eq!(gates.count, GATES_MAX, "nothing is forgotten, and nothing grows");
+        assert!(gates.is_closed(now, client(u64::MAX), &direct));
+        assert!(gates.is_closed(now, client(0), &direct));
+        let over = now + ON_ITS_WAY;
+        assert!(!gates.is_closed(over, client(0), &direct));
+        assert!(gates.is_closed(over, client(0), &group), "these are remembered");
     }
 }

@@ -51,6 +51,24 @@ pub struct MemberChange {
     pub leave: Vec<UserId>,
 }
 
+/// A stay in a group: from the change that made him a member to the one that ended it, both of which he is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Who.
+    pub user: UserId,
+    /// Place of his join.
+    pub join_seq: u64,
+    /// Place of his leave; 0 while he stays.
+    pub leave_seq: u64,
+}
+
+impl Member {
+    /// Whether one of the messages from `first` to `last` is for him.
+    pub const fn is_told(&self, first: u64, last: u64) -> bool {
+        self.join_seq <= last && (self.leave_seq == 0 || first <= self.leave_seq)
+    }
+}
+
 /// What the store knows when it decides about one message. Read inside the transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {

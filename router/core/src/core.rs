@@ -1,15 +1,16 @@
 //! The router's rules: their state, and where each input goes.
 //!
 //! Owns, per lane, the messages that wait for a commit and the commits that wait to be published, in order; and per
-//! gateway boot and partition the numbers that are not reported consumed. All of it is bounded: see the files that
-//! are named for the stages.
+//! gateway boot and partition the numbers that are not reported consumed; and the members of groups as last read. All
+//! of it is bounded: see the files that are named for the stages.
 
 use std::collections::HashMap;
 
-use corelane_protocol::id::{AppId, ConvId, Lane, UserId};
+use corelane_protocol::id::{AppId, ConvId, Lane};
 use corelane_protocol::time::Now;
 
 use crate::admit::{Gates, LaneQueue};
+use crate::append::Member;
 use crate::event::{Input, Output};
 use crate::outbox::Outbox;
 use crate::publish::Publication;
@@ -56,11 +57,11 @@ pub(crate) struct LaneState {
     pub(crate) publications: std::collections::VecDeque<Publication>,
 }
 
-/// Members of a group, as of a version.
+/// Members of a group as of a version, and who left shortly before it.
 #[derive(Debug, Clone)]
 pub(crate) struct Members {
     pub(crate) version: u64,
-    pub(crate) users: Vec<UserId>,
+    pub(crate) stays: Vec<Member>,
 }
 
 /// The rules of one router.
@@ -76,6 +77,8 @@ pub struct RouterCore {
     pub(crate) gates: Gates,
     pub(crate) outbox: Outbox,
     pub(crate) members: HashMap<(AppId, ConvId), Members>,
+    /// Stays in all of `members`, and one more for each group.
+    pub(crate) members_cached: usize,
     /// Lane whose publication waits for this ticket.
     pub(crate) tickets: HashMap<u64, Lane>,
     pub(crate) next_ticket: u64,
@@ -96,6 +99,7 @@ impl RouterCore {
             gates: Gates::default(),
             outbox: Outbox::default(),
             members: HashMap::new(),
+            members_cached: 0,
             tickets: HashMap::new(),
             next_ticket: 1,
             metrics: RouterMetrics::default(),
@@ -111,7 +115,7 @@ impl RouterCore {
             Input::Submit(submission) => self.submit(submission, outputs),
             Input::Committed(lane, outcome) => self.committed(lane, outcome, outputs),
             Input::Located(ticket, routes) => self.located(ticket, &routes, outputs),
-            Input::Members(ticket, version, users) => self.members_loaded(ticket, version, users, outputs),
+            Input::Members(ticket, version, stays) => self.members_loaded(ticket, version, stays, outputs),
             Input::Failed(ticket) => self.ask_again(ticket, outputs),
             Input::Consumed {
                 boot,

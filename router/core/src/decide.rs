@@ -4,8 +4,8 @@
 //! adapter keeps the same promise: seq dense from 1, exactly once per (conversation, sender, id), another body with
 //! a known id refused.
 //!
-//! Owns nothing. When something is full: a group of more than `GROUP_MEMBERS_MAX` members takes no more, and a
-//! conversation at `SEQ_MAX` no more messages; both are refused for good.
+//! Owns nothing. When something is full: a group takes no members beyond `GROUP_MEMBERS_MAX`, and a conversation no
+//! messages beyond `SEQ_MAX`; both are refused for good.
 
 use corelane_protocol::frame::body::Message;
 use corelane_protocol::frame::error::ErrorCode;

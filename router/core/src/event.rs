@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use corelane_protocol::id::{AppId, ConvId, Lane, UserId};
 
-use crate::append::{Append, Batch, Committed};
+use crate::append::{Append, Batch, Committed, Member};
 
 /// Who sent a message, and so who gets the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +74,8 @@ pub enum Input {
     Committed(Lane, Committed),
     /// Answer to [`Output::Locate`]: the routes of each user, in the order asked.
     Located(u64, Vec<Vec<Route>>),
-    /// Answer to [`Output::LoadMembers`]: version and members.
-    Members(u64, u64, Vec<UserId>),
+    /// Answer to [`Output::LoadMembers`]: version and stays.
+    Members(u64, u64, Vec<Member>),
     /// The port did not answer this ticket. The shell waits a little before it says so.
     Failed(u64),
     /// A gateway reported records consumed.
@@ -109,8 +109,9 @@ pub enum Output {
     Answer(Origin, Vec<u8>),
     /// Commit these; come back with [`Input::Committed`]. One per lane at a time.
     Persist(Batch),
-    /// Load the members of a group; come back with [`Input::Members`] and the ticket.
-    LoadMembers(u64, AppId, ConvId),
+    /// Load who is in a group, and who left it at this place or later; come back with [`Input::Members`] and the
+    /// ticket.
+    LoadMembers(u64, AppId, ConvId, u64),
     /// Find the sessions of these users; come back with [`Input::Located`] and the ticket.
     Locate(u64, AppId, Vec<UserId>),
     /// Publish a record behind what was published to the partition before.

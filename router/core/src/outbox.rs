@@ -2,7 +2,8 @@
 //!
 //! Owns the records until they are consumed, so that a gap can be sent again under the same number. A row is cleared
 //! when its commit is published and every gateway that a record of it went to has reported the record, or is gone.
-//! Bounded by the bus: what a gateway does not consume is lost to it past the bus's bound, and its boot ends then.
+//! Bounded by the bus: past the bus's bound all that waits for a gateway is lost to it; its rows are released, its
+//! sessions sync, and its numbers go on.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -2,9 +2,9 @@
 //!
 //! Owns nothing beyond the lane: its one batch that is being committed, of at most `COMMIT_BYTES_MAX`. What comes
 //! meanwhile waits in the lane's queue (`admit.rs`), which refuses when it is full; when too many commits wait to be
-//! published the lane commits no more (`publish.rs`). An acknowledgement is made only from a commit that the store calls durable. When the
-//! outcome is unknown every message of the batch is answered `retry` and its gate closed; the sender finds out by
-//! sending the same id again.
+//! published the lane commits no more (`publish.rs`). An acknowledgement is made only from a commit that the store calls
+//! durable. When the outcome is unknown every message of the batch is answered `retry` and its gate closed; the sender
+//! finds out by sending the same id again.
 
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{FrameKind, body::SendAck, encode};
@@ -32,17 +32,19 @@ impl RouterCore {
         };
         if answers.is_empty() && !submissions.is_empty() {
             self.metrics.unknown += 1;
-            for submission in submissions {
-                if Bug::AckBeforeCommit.is_planted() {
-                    outputs.push(ack(submission.origin, &submission.append.conv, (1, 1), 0));
-                    continue;
-                }
-                let text = "the store did not answer; send again with the same id";
-                self.refuse_placed(lane, &submission, ErrorCode::Retry, text, outputs);
+            if Bug::AckBeforeCommit.is_planted() {
+                let acks = submissions.iter();
+                outputs.extend(acks.map(|sent| ack(sent.origin, &sent.append.conv, (1, 1), 0)));
+                return self.start_commit(lane, outputs);
             }
+            let text = "the store did not answer; send again with the same id";
+            let refused = submissions.into_iter();
+            let refused = refused.map(|submission| (submission, ErrorCode::Retry, text.to_owned()));
+            self.refuse_placed(lane, refused.collect(), outputs);
             return self.start_commit(lane, outputs);
         }
         let mut stored = Vec::new();
+        let mut refused = Vec::new();
         for (submission, answer) in submissions.into_iter().zip(answers) {
             let append = submission.append;
             match answer {
@@ -71,18 +73,17 @@ impl RouterCore {
                         sender: append.sender,
                         frame,
                         member_version,
-                        leave: append.members.leave,
                         except,
                         stamp: submission.stamp,
                     });
                 }
                 Appended::Refused(code, text) if code.is_retryable() => {
-                    let submission = Submission { append, ..submission };
-                    self.refuse_placed(lane, &submission, code, &text, outputs);
+                    refused.push((Submission { append, ..submission }, code, text));
                 }
                 Appended::Refused(code, text) => self.refuse(submission.origin, code, &text, outputs),
             }
         }
+        self.refuse_placed(lane, refused, outputs);
         if !stored.is_empty() {
             self.metrics.commits += 1;
             self.enqueue_publication(lane, Publication::new(outbox, stored), outputs);

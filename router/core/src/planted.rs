@@ -24,6 +24,8 @@ macro_rules! bugs {
 bugs! {
     /// A send whose commit has an unknown outcome is acknowledged.
     AckBeforeCommit,
+    /// Who joins or leaves gets what stands on the other side of it in the same commit.
+    ChangeHasNoPlace,
     /// Another message under a known id gets the first one's answer.
     ConflictAnswered,
     /// Control messages count as unread.
@@ -40,8 +42,6 @@ bugs! {
     GateNotClosed,
     /// What waits in the lane behind a refused send is stored.
     LaneOvertakes,
-    /// Who leaves gets what stands around his leave in the same commit.
-    LeaverStays,
     /// Members that are remembered are taken for the present ones.
     MembersNotReloaded,
     /// Every other number is given to no record.

@@ -2,8 +2,9 @@
 //!
 //! Owns, per lane, the commits that are not published, first in first out: a conversation's messages are published in
 //! their order even if lookups answer out of order. One record per gateway and conversation carries all messages of
-//! the commit. A ticket that a port fails is asked again; until then the lane waits and, at 64 commits, stops
-//! committing, so nothing is lost and nothing grows.
+//! the commit that have the same receivers. A ticket that a port fails is asked again; until then the lane waits and, at
+//! 64 commits, stops committing, so nothing is lost and nothing grows. Owns, too, the members of groups as last read,
+//! [`MEMBERS_CACHED_MAX`] of them; when there are more all are forgotten and read again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,12 +14,13 @@ use corelane_protocol::frame;
 use corelane_protocol::hash;
 use corelane_protocol::id::{AppId, ConvId, Lane, UserId};
 
+use crate::append::Member;
 use crate::core::{Members, RouterCore};
 use crate::event::{Output, Recovered, Route};
 use crate::planted::Bug;
 
-/// Most groups whose members are remembered.
-const MEMBERS_CACHED_MAX: usize = 10_000;
+/// Most members of all groups that are remembered.
+const MEMBERS_CACHED_MAX: usize = 1_000_000;
 
 /// A message that was stored.
 #[derive(Debug)]
@@ -29,8 +31,6 @@ pub(crate) struct Stored {
     pub(crate) sender: UserId,
     pub(crate) frame: Vec<u8>,
     pub(crate) member_version: u64,
-    /// Who left with it: they are told, too.
-    pub(crate) leave: Vec<UserId>,
     /// The connection that has the acknowledgement instead.
     pub(crate) except: Option<(u64, u64)>,
     pub(crate) stamp: u64,
@@ -48,7 +48,8 @@ pub(crate) struct Publication {
 
 #[derive(Debug, Clone)]
 enum Asked {
-    Members(AppId, ConvId),
+    /// From this place on.
+    Members(AppId, ConvId, u64),
     /// Users of one tenant, sorted.
     Routes(AppId, Vec<UserId>),
 }
@@ -101,7 +102,7 @@ impl RouterCore {
                 let message = parsed.access::<frame::body::ArchivedMessage>().ok()?;
                 UserId::new(&message.sender).ok()?
             };
-            let (conv, leave) = (conv.clone(), Vec::new());
+            let conv = conv.clone();
             // Unknown, so newer than whatever is remembered: the members are read again.
             let member_version = u64::MAX;
             Some(Stored {
@@ -111,7 +112,6 @@ impl RouterCore {
                 sender,
                 frame: bytes,
                 member_version,
-                leave,
                 except: None,
                 stamp: 0,
             })
@@ -142,12 +142,17 @@ impl RouterCore {
                     .is_none_or(|members| members.version < needed && !Bug::MembersNotReloaded.is_planted())
         });
         let asked = match stale {
-            Some(((app, conv), _)) => Asked::Members(*app, conv.clone()),
+            Some(((app, conv), stored)) => {
+                let first = stored.first().map_or(0, |first| first.seq);
+                Asked::Members(*app, conv.clone(), first)
+            }
             None => self.routes_to_ask(publication),
         };
         let ticket = self.ticket(lane);
         match &asked {
-            Asked::Members(app, conv) => outputs.push(Output::LoadMembers(ticket, *app, conv.clone())),
+            Asked::Members(app, conv, since) => {
+                outputs.push(Output::LoadMembers(ticket, *app, conv.clone(), *since));
+            }
             Asked::Routes(app, users) => outputs.push(Output::Locate(ticket, *app, users.clone())),
         }
         if let Some(publication) = self
@@ -164,14 +169,17 @@ impl RouterCore {
         let app = publication.convs.keys().next().map_or(AppId(0), |(app, _)| *app);
         let mut users = BTreeSet::new();
         for ((each, conv), stored) in &publication.convs {
-            if *each == app {
-                users.extend(self.receivers(app, conv, stored));
+            if let (Some(first), Some(last)) = (stored.first(), stored.last())
+                && *each == app
+            {
+                users.extend(self.receivers(app, conv, first.seq, last.seq));
             }
         }
         Asked::Routes(app, users.into_iter().collect())
     }
 
-    fn receivers(&self, app: AppId, conv: &ConvId, stored: &[Stored]) -> Vec<UserId> {
+    /// Whom at least one of the messages from `first` to `last` is for: members change with a message.
+    fn receivers(&self, app: AppId, conv: &ConvId, first: u64, last: u64) -> Vec<UserId> {
         if let Some((small, large)) = conv.direct_users() {
             return if Bug::OneSideLocated.is_planted() {
                 vec![large]
@@ -179,19 +187,35 @@ impl RouterCore {
                 vec![small, large]
             };
         }
-        let members = self
-            .members
-            .get(&(app, conv.clone()))
-            .map_or(&[][..], |members| &members.users);
-        let leavers = stored.iter().flat_map(|each| &each.leave);
-        members.iter().chain(leavers).cloned().collect()
+        let told = self
+            .stays(app, conv)
+            .iter()
+            .filter(|stay| stay.is_told(first, last));
+        told.map(|stay| stay.user.clone()).collect()
+    }
+
+    fn stays(&self, app: AppId, conv: &ConvId) -> &[Member] {
+        let members = self.members.get(&(app, conv.clone()));
+        members.map_or(&[], |members| &members.stays)
+    }
+
+    /// Places from which on a conversation has other receivers than before.
+    fn changes(&self, app: AppId, conv: &ConvId, stored: &[Stored]) -> BTreeSet<u64> {
+        let (Some(first), Some(last)) = (stored.first(), stored.last()) else {
+            return BTreeSet::new();
+        };
+        let stays = self.stays(app, conv).iter();
+        stays
+            .flat_map(|stay| [stay.join_seq, stay.leave_seq + 1])
+            .filter(|place| (first.seq + 1..=last.seq).contains(place) && !Bug::ChangeHasNoPlace.is_planted())
+            .collect()
     }
 
     pub(crate) fn members_loaded(
         &mut self,
         ticket: u64,
         version: u64,
-        users: Vec<UserId>,
+        stays: Vec<Member>,
         outputs: &mut Vec<Output>,
     ) {
         let Some(lane) = self.tickets.remove(&ticket) else {
@@ -202,7 +226,7 @@ impl RouterCore {
             .get_mut(&lane)
             .and_then(|state| state.publications.front_mut());
         let Some(publication) = front else { return };
-        let Some(Asked::Members(app, conv)) = publication.asked.take() else {
+        let Some(Asked::Members(app, conv, _)) = publication.asked.take() else {
             return;
         };
         // What was read is at least as new as the commit: no need to ask a second time.
@@ -214,10 +238,13 @@ impl RouterCore {
         {
             stored.member_version = stored.member_version.min(version);
         }
-        if self.members.len() >= MEMBERS_CACHED_MAX {
+        self.members_cached += stays.len() + 1;
+        if self.members_cached > MEMBERS_CACHED_MAX {
             self.members.clear();
+            self.members_cached = stays.len() + 1;
         }
-        self.members.insert((app, conv), Members { version, users });
+        let before = self.members.insert((app, conv), Members { version, stays });
+        self.members_cached -= before.map_or(0, |before| before.stays.len() + 1);
         self.go_on_publishing(lane, outputs);
     }
 
@@ -256,12 +283,11 @@ impl RouterCore {
         publication.convs = rest;
         for ((app, conv), stored) in located {
             self.metrics.located += stored.len() as u64;
-            // A message that takes members out has a record of its own: what stands around it is not for them.
-            for stored in stored.chunk_by(|one, next| {
-                (one.leave.is_empty() && next.leave.is_empty()) || Bug::LeaverStays.is_planted()
-            }) {
-                let receivers = self.receivers(app, &conv, stored);
-                self.publish_conversation(app, &conv, stored, &receivers, &by_user, outbox, outputs);
+            // Where somebody joins or leaves a new record begins: what stands on the other side is not for him.
+            let changes = self.changes(app, &conv, &stored);
+            for stored in stored.chunk_by(|one, next| changes.range(one.seq + 1..=next.seq).next().is_none())
+            {
+                self.publish_conversation(app, &conv, stored, &by_user, outbox, outputs);
             }
             self.metrics.published += stored.len() as u64;
         }
@@ -283,16 +309,12 @@ impl RouterCore {
         self.go_on_publishing(lane, outputs);
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one call, and every argument is of another type"
-    )]
+    /// Publishes messages that are all for the same users.
     fn publish_conversation(
         &mut self,
         app: AppId,
         conv: &ConvId,
         stored: &[Stored],
-        receivers: &[UserId],
         routes: &BTreeMap<&UserId, &Vec<Route>>,
         outbox: u64,
         outputs: &mut Vec<Output>,
@@ -301,7 +323,8 @@ impl RouterCore {
             return;
         };
         let mut by_boot: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
-        for route in receivers
+        for route in self
+            .receivers(app, conv, first.seq, last.seq)
             .iter()
             .filter(|user| **user != first.sender || !Bug::SenderNotLocated.is_planted())
             .filter_map(|user| routes.get(user))

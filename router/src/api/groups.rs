@@ -16,7 +16,7 @@ use super::messages::{new_id, store};
 use super::{Api, AppParameter};
 use crate::requests::RequestError;
 use crate::shared::Shared;
-use crate::store::MessageStore as _;
+use crate::store::{MessageStore as _, NOBODY_LEFT};
 
 /// Who changes a group when the caller does not say.
 const NOBODY: &str = "system";
@@ -111,7 +111,7 @@ pub(super) async fn show(
 ) -> Result<Json<Value>, ApiError> {
     let app = app?.id();
     let conv = ConvId::group(&GroupId::new(&group)?);
-    let members = state.shared.store.members(app, conv.clone()).await?;
+    let members = state.shared.store.members(app, conv.clone(), NOBODY_LEFT).await?;
     if members.version == 0 {
         return Err(RequestError(ErrorCode::UnknownGroup, format!("there is no group {group}")).into());
     }
@@ -119,7 +119,7 @@ pub(super) async fn show(
         "group": group,
         "conv": conv.to_string(),
         "version": members.version,
-        "members": names(&members.users),
+        "members": names(&members.present()),
     })))
 }
 

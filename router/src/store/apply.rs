@@ -505,12 +505,16 @@ impl<'a> Apply<'a> {
         Ok(())
     }
 
-    /// Keeps what a terminal has; a mark above the head is dropped.
+    /// Keeps what a terminal has. A mark above the head, or of somebody who is not in the conversation, is dropped.
     pub(super) fn delivered(&mut self, mark: &DeliveredMark) -> rusqlite::Result<()> {
         let Some(known) = self.conv(mark.app, &mark.conv)? else {
             return Ok(());
         };
-        if mark.seq > known.head.seq {
+        let is_his = match mark.conv.direct_users() {
+            Some((small, large)) => mark.user == small || mark.user == large,
+            None => rows::member(self.db, known.id, mark.user.as_str())?.is_some(),
+        };
+        if !is_his || mark.seq > known.head.seq {
             return Ok(());
         }
         let mut statement = self.db.prepare_cached(

@@ -1,7 +1,7 @@
 //! The store port: where every message is kept.
 //!
 //! An adapter owns durability and transactions; the rules of what is written are the core's (`decide`). Every adapter
-//! runs the same contract tests (`router/tests/store_contract.rs`).
+//! runs the same contract tests (`router/tests/store_contract/`).
 
 mod apply;
 mod checkpoint;
@@ -22,7 +22,7 @@ use corelane_protocol::frame::body::ConvState;
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::id::{AppId, ConvId, Lane, UserId};
 use corelane_protocol::terminal::Terminal;
-use corelane_router_core::append::{Batch, Committed, Head};
+use corelane_router_core::append::{Batch, Committed, Head, Member};
 use thiserror::Error;
 
 pub use schema::Durability;
@@ -130,14 +130,25 @@ pub struct Synced {
     pub conversations: Vec<ConvState>,
 }
 
-/// Members of a group.
+/// Members of a group, and who left it lately.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Members {
     /// Place of the last change; 0 if there is no such group.
     pub version: u64,
     /// In the order of their ids.
-    pub users: Vec<UserId>,
+    pub stays: Vec<Member>,
 }
+
+impl Members {
+    /// Who is in it.
+    pub fn present(self) -> Vec<UserId> {
+        let stays = self.stays.into_iter().filter(|stay| stay.leave_seq == 0);
+        stays.map(|stay| stay.user).collect()
+    }
+}
+
+/// For [`MessageStore::members`]: only who is in the group.
+pub const NOBODY_LEFT: u64 = u64::MAX;
 
 /// A read mark after it was moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,8 +224,14 @@ pub trait MessageStore: Send + Sync + 'static {
         limit: u16,
     ) -> impl Future<Output = Result<Synced, StoreError>> + Send;
 
-    /// Members of a group now; version 0 if there is none.
-    fn members(&self, app: AppId, conv: ConvId) -> impl Future<Output = Result<Members, StoreError>> + Send;
+    /// Members of a group now, and who left it at `since` or later ([`NOBODY_LEFT`] for none of them); version 0 if
+    /// there is no such group.
+    fn members(
+        &self,
+        app: AppId,
+        conv: ConvId,
+        since: u64,
+    ) -> impl Future<Output = Result<Members, StoreError>> + Send;
 
     /// What a user may read of a conversation; `None` if he is not and was not in it. [`Self::pull`] does not look.
     fn readable(
@@ -233,7 +250,8 @@ pub trait MessageStore: Send + Sync + 'static {
         seq: u64,
     ) -> impl Future<Output = Result<ReadMark, StoreError>> + Send;
 
-    /// Keeps what a terminal has, lazily: the newest mark may be lost with the process, the terminal repeats it.
+    /// Keeps what a terminal has, lazily: the newest mark may be lost with the process, or when too many come at a time;
+    /// the terminal repeats it. A mark of somebody who is not in the conversation is dropped.
     fn delivered(&self, mark: DeliveredMark);
 
     /// Draws a new epoch (from `random`): clients drop their cursors. The last step of a restore.

@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 
 use super::rows::{self, ROW_VERSION, place, seq_of};
 use super::schema::failed;
-use super::{Members, OutboxRow, Pulled, Readable, StoreError};
+use super::{Member, Members, OutboxRow, Pulled, Readable, StoreError};
 
 /// Rows of the outbox per read.
 const OUTBOX_ROWS: i64 = 256;
@@ -82,35 +82,56 @@ pub(super) fn one(
     rows::message(row, name).map(|message| Some((message.n, message.frame.to_vec())))
 }
 
-/// Members of a group; of a direct conversation its users, with version 0.
-pub(super) fn members(db: &Connection, app: AppId, conv: &ConvId) -> Result<Members, StoreError> {
+/// Members of a group, and who left it at `since` or later; of a direct conversation its users, with version 0.
+pub(super) fn members(db: &Connection, app: AppId, conv: &ConvId, since: u64) -> Result<Members, StoreError> {
     if let Some((small, large)) = conv.direct_users() {
         let users = if small == large {
             vec![small]
         } else {
             vec![small, large]
         };
-        return Ok(Members { version: 0, users });
+        let stays = users.into_iter().map(|user| Member {
+            user,
+            join_seq: 1,
+            leave_seq: 0,
+        });
+        return Ok(Members {
+            version: 0,
+            stays: stays.collect(),
+        });
     }
     let Some(known) = rows::conv(db, app, conv).map_err(failed)? else {
         return Ok(Members::default());
     };
     let mut statement = db
-        .prepare_cached("SELECT user FROM member WHERE conv = ?1 AND leave_seq = 0 ORDER BY user")
+        .prepare_cached(
+            "SELECT user, join_seq, leave_seq FROM member WHERE conv = ?1 AND (leave_seq = 0 OR leave_seq >= ?2)
+             ORDER BY user",
+        )
         .map_err(failed)?;
-    let users = statement
-        .query_map(params![known.id], |row| row.get::<_, String>(0))
+    // No place is above the largest that the table can hold.
+    let since = i64::try_from(since).unwrap_or(i64::MAX);
+    let rows = statement
+        .query_map(params![known.id, since], |row| {
+            let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+            Ok((row.get::<_, String>(0)?, number(1)?, number(2)?))
+        })
         .map_err(failed)?;
-    let users = users.map(|user| {
-        let user = user.map_err(failed)?;
-        UserId::new(&user).map_err(|error| StoreError::Damaged {
+    let stays = rows.map(|row| {
+        let (user, join_seq, leave_seq) = row.map_err(failed)?;
+        let user = UserId::new(&user).map_err(|error| StoreError::Damaged {
             what: format!("member list of {conv}"),
             problem: error.to_string(),
+        })?;
+        Ok(Member {
+            user,
+            join_seq,
+            leave_seq,
         })
     });
     Ok(Members {
         version: known.head.conv_version,
-        users: users.collect::<Result<_, _>>()?,
+        stays: stays.collect::<Result<_, _>>()?,
     })
 }
 

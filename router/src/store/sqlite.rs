@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
@@ -156,6 +156,7 @@ impl SqliteStore {
             timings: Timings::default(),
             moments: Moments::new(Arc::clone(&options.wall), bucket),
             epoch: AtomicU64::new(epoch),
+            marks_waiting: AtomicUsize::new(0),
         });
         let readers = Readers::open(&path)?;
         let log_pages = Arc::new(AtomicI64::new(0));
@@ -370,8 +371,8 @@ impl MessageStore for SqliteStore {
         .await
     }
 
-    async fn members(&self, app: AppId, conv: ConvId) -> Result<Members, StoreError> {
-        self.query(move |db| read::members(db, app, &conv)).await
+    async fn members(&self, app: AppId, conv: ConvId, since: u64) -> Result<Members, StoreError> {
+        self.query(move |db| read::members(db, app, &conv, since)).await
     }
 
     async fn readable(&self, app: AppId, conv: ConvId, user: UserId) -> Result<Option<Readable>, StoreError> {
@@ -385,7 +386,9 @@ impl MessageStore for SqliteStore {
     }
 
     fn delivered(&self, mark: DeliveredMark) {
-        self.write(Write::Delivered(mark));
+        if self.shared.begin_mark() {
+            self.write(Write::Delivered(mark));
+        }
     }
 
     async fn bump_epoch(&self, random: u64) -> Result<u64, StoreError> {

@@ -275,11 +275,19 @@ impl Page<'_> {
         let top = if left { member.leave_seq - 1 } else { head.seq };
         // What was said before he came is not his: it is cut as by retention.
         let floor_seq = head.floor_seq.max(member.join_seq.saturating_sub(1));
-        let last = read::one(db, id, top, &conv)?;
-        if last.is_none() && top > head.floor_seq {
-            return Err(damaged(&format!("seq {top} of {conv} is missing")));
-        }
-        let (n, mut last) = last.unwrap_or((if left { 0 } else { head.n }, Vec::new()));
+        let last = match read::one(db, id, top, &conv) {
+            Ok(None) if top > head.floor_seq => {
+                tracing::error!(%conv, seq = top, "the last message is missing; it is listed without");
+                None
+            }
+            // One damaged message does not keep a user from all his others: pulling it says what is wrong.
+            Err(error @ StoreError::Damaged { .. }) => {
+                tracing::error!(%error, "a conversation is listed without its last message");
+                None
+            }
+            last => last?,
+        };
+        let (n, mut last) = last.unwrap_or((if left { member.read_n } else { head.n }, Vec::new()));
         if top <= floor_seq {
             last.clear();
         }

@@ -1,8 +1,8 @@
 //! Stage persist, the commit: the one thread that writes.
 //!
 //! Owns the only connection that writes, the witness, and what waits to be written. The queue is bounded by its callers
-//! (one batch per lane, one read mark per request), a transaction by [`MESSAGES_MAX`] and [`BYTES_MAX`]: what
-//! is over waits for the next one. [`LAZY_MAX`] lazy changes are written at once.
+//! (one batch per lane, one read mark per request, [`MARKS_MAX`] delivered marks), a transaction by [`MESSAGES_MAX`] and
+//! [`BYTES_MAX`]: what is over waits for the next one. [`LAZY_MAX`] lazy changes are written at once.
 //!
 //! Takes everything that queued up while the last commit was in flight, from all lanes, into one transaction: one
 //! fdatasync for all, and no waiting for more. Answers as soon as COMMIT has returned; the log is checkpointed only
@@ -16,7 +16,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ const BYTES_MAX: usize = 8 * 1024 * 1024;
 const LAZY: Duration = Duration::from_millis(50);
 /// Lazy changes that wait; more are written at once.
 const LAZY_MAX: usize = 8_192;
+/// Delivered marks on their way to the writer; while there are more they are dropped, and the terminals repeat them.
+const MARKS_MAX: usize = 16_384;
 /// The log is checkpointed when it has more pages of 4 KiB than this. With syncs in every commit, often and
 /// little, because a large one holds up their syncs; without, seldom, because each one stalls a commit.
 const fn checkpoint_pages(durability: Durability) -> i64 {
@@ -90,11 +92,23 @@ pub(super) struct Shared {
     pub(super) timings: Timings,
     pub(super) moments: Moments,
     pub(super) epoch: AtomicU64,
+    /// Delivered marks that wait for the writer.
+    pub(super) marks_waiting: AtomicUsize,
 }
 
 impl Shared {
     pub(super) fn poisoned(&self) -> Option<String> {
         self.poison.borrow().clone()
+    }
+
+    /// Room for a delivered mark on its way to the writer. False: too many wait.
+    pub(super) fn begin_mark(&self) -> bool {
+        let taken = self
+            .marks_waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| {
+                (waiting < MARKS_MAX).then_some(waiting + 1)
+            });
+        taken.is_ok()
     }
 }
 
@@ -163,7 +177,10 @@ impl Turn {
     }
 
     fn has_room(&self) -> bool {
-        self.messages < MESSAGES_MAX && self.bytes < BYTES_MAX && self.reads.len() < MESSAGES_MAX
+        self.messages < MESSAGES_MAX
+            && self.bytes < BYTES_MAX
+            && self.reads.len() < MESSAGES_MAX
+            && self.lazy_count() <= LAZY_MAX
     }
 
     fn is_lazy(&self) -> bool {
@@ -238,20 +255,27 @@ impl Writer {
                 }
             };
             match next {
-                Ok(write) => turn.take(write),
+                Ok(write) => self.take(write, turn),
                 Err(RecvTimeoutError::Timeout) => return true,
                 Err(RecvTimeoutError::Disconnected) => return false,
             }
             while turn.has_room()
                 && let Ok(write) = writes.try_recv()
             {
-                turn.take(write);
+                self.take(write, turn);
             }
             if !turn.is_lazy() || turn.lazy_count() > LAZY_MAX {
                 return true;
             }
             lazy_since.get_or_insert_with(|| self.clock.now().mono);
         }
+    }
+
+    fn take(&self, write: Write, turn: &mut Turn) {
+        if matches!(write, Write::Delivered(_)) {
+            self.shared.marks_waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        turn.take(write);
     }
 
     fn transact(&mut self, turn: Turn, heads: &mut Heads, purge: bool, checkpoint: &Checkpoint) {
@@ -510,5 +534,27 @@ fn answer_unknown(turn: Turn, reason: &str) {
     }
     for (_, done) in turn.epochs {
         let _ = done.send(Err(StoreError::Failed(reason.to_owned())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delivered_marks_that_wait_are_bounded() {
+        let shared = Shared {
+            poison: watch::Sender::new(None),
+            timings: Timings::default(),
+            moments: Moments::new(Arc::new(|| 0), 0),
+            epoch: AtomicU64::new(1),
+            marks_waiting: AtomicUsize::new(0),
+        };
+        assert_eq!(
+            (0..2 * MARKS_MAX).filter(|_| shared.begin_mark()).count(),
+            MARKS_MAX
+        );
+        shared.marks_waiting.fetch_sub(1, Ordering::Relaxed);
+        assert!(shared.begin_mark(), "the writer took one");
     }
 }

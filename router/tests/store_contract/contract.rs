@@ -10,8 +10,8 @@ use corelane_protocol::frame::{Frame, kind};
 use corelane_protocol::id::{AppId, ConvId};
 use corelane_protocol::limits::PAGE_BYTES;
 use corelane_protocol::terminal::Terminal;
-use corelane_router::store::{DeliveredMark, MessageStore, Readable, StoreError};
-use corelane_router_core::append::{Append, Appended};
+use corelane_router::store::{DeliveredMark, MessageStore, NOBODY_LEFT, Readable, StoreError};
+use corelane_router_core::append::{Append, Appended, Member};
 use corelane_router_core::decide::{DEDUPE_RETENTION_MS, RECENT_BUCKET_MS};
 
 use super::support::{
@@ -208,8 +208,23 @@ async fn groups_are_for_members_and_a_leaver_reads_below_his_leave<F: Fixture>()
         vec![change(&conv, 6, false, &["carol", "alice"], &["bob", "nobody"])],
     )
     .await;
-    let now = store.members(APP, conv.clone()).await.unwrap();
-    assert_eq!((now.version, now.users), (3, vec![user("alice"), user("carol")]));
+    let stay = |name: &str, join_seq, leave_seq| Member {
+        user: user(name),
+        join_seq,
+        leave_seq,
+    };
+    let now = store.members(APP, conv.clone(), NOBODY_LEFT).await.unwrap();
+    assert_eq!(
+        (now.version, now.present()),
+        (3, vec![user("alice"), user("carol")])
+    );
+    let since = async |seq| store.members(APP, conv.clone(), seq).await.unwrap().stays;
+    let there = [stay("alice", 1, 0), stay("carol", 3, 0)];
+    assert_eq!(since(4).await, there);
+    assert_eq!(
+        since(3).await,
+        [stay("alice", 1, 0), stay("bob", 1, 3), stay("carol", 3, 0)]
+    );
     let (answers, _) = commit(&store, vec![append(&conv, "bob", 7, b"hi")]).await;
     assert!(matches!(answers[0], Appended::Refused(ErrorCode::NotMember, _)));
     let readable = async |name: &str| store.readable(APP, conv.clone(), user(name)).await.unwrap();
@@ -566,7 +581,8 @@ async fn a_large_group_is_synced_by_its_head<F: Fixture>() {
     commit(&store, vec![change(&conv, 1, true, &names[..400], &[])]).await;
     fixture.clock().fetch_add(60 * MINUTE_MS, Ordering::SeqCst);
     commit(&store, vec![change(&conv, 2, false, &names[400..], &[])]).await;
-    assert_eq!(store.members(APP, conv.clone()).await.unwrap().users.len(), 600);
+    let members = store.members(APP, conv.clone(), NOBODY_LEFT).await.unwrap();
+    assert_eq!(members.present().len(), 600);
     for (round, name) in ["member0000", "member0599"].into_iter().enumerate() {
         let (found, cursor) = sync_all(&store, name, Vec::new(), 10).await;
         assert_eq!(found.len(), 1, "listed once");
@@ -681,7 +697,8 @@ async fn everything_is_there_after_reopening<F: Fixture>() {
     assert_eq!(seqs(&answers), [1, 2]);
     let (found, _) = sync_all(&store, "bob", cursor, 10).await;
     assert_eq!((found.len(), found[0].head_seq, found[0].read_seq), (1, 2, 1));
-    assert_eq!(store.members(APP, team).await.unwrap().users, [user("alice")]);
+    let members = store.members(APP, team, NOBODY_LEFT).await.unwrap();
+    assert_eq!(members.present(), [user("alice")]);
 }
 
 async fn a_new_epoch_ends_old_cursors<F: Fixture>() {

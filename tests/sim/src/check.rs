@@ -220,11 +220,8 @@ impl World {
             if self.restarted_at >= socket.since || self.bus_disturbed_at >= socket.since {
                 continue;
             }
-            for (conv, seqs) in socket
-                .live
-                .iter()
-                .filter(|(conv, _)| !(conv.is_group() && terminal.owner == 0))
-            {
+            let user = self.user_of(at);
+            for (conv, seqs) in &socket.live {
                 let (Some(first), Some(last)) = (seqs.first(), seqs.last()) else {
                     continue;
                 };
@@ -233,7 +230,9 @@ impl World {
                 let told = upto(&socket.known).max(upto(&socket.told));
                 let is_missing = |seq: &u64| {
                     let is_there = seqs.contains(seq) || acks.is_some_and(|acks| acks.contains(seq));
-                    !is_there && log[*seq as usize - 1].stored_at >= socket.resync_at
+                    !is_there
+                        && self.store.must_see(conv, &user, *seq)
+                        && log[*seq as usize - 1].stored_at >= socket.resync_at
                 };
                 let gaps: Vec<u64> = (told.saturating_add(1).max(*first)..=*last)
                     .filter(is_missing)

@@ -55,7 +55,7 @@ impl Link {
 /// What the core asks a port.
 #[derive(Debug)]
 pub(crate) enum Question {
-    Members(u64, ConvId),
+    Members(u64, ConvId, u64),
     Routes(u64, Vec<UserId>),
 }
 
@@ -638,9 +638,12 @@ impl World {
                     let delay = self.delay() * 2;
                     self.after(delay, Event::Apply(self.life, batch, self.store_ms()));
                 }
-                Output::LoadMembers(ticket, _, conv) => {
+                Output::LoadMembers(ticket, _, conv, since) => {
                     let delay = self.delay();
-                    self.after(delay, Event::Ask(self.life, Question::Members(ticket, conv)));
+                    self.after(
+                        delay,
+                        Event::Ask(self.life, Question::Members(ticket, conv, since)),
+                    );
                 }
                 Output::Locate(ticket, _, users) => {
                     let when = (self.now + self.delay()).max(self.locate_from);
@@ -700,16 +703,16 @@ impl World {
         if life != self.life {
             return;
         }
-        let (Question::Members(ticket, _) | Question::Routes(ticket, _)) = &question;
+        let (Question::Members(ticket, ..) | Question::Routes(ticket, _)) = &question;
         let (ticket, delay) = (*ticket, self.delay());
         if !self.calm && self.faults.store && self.rng.chance(50) {
             let failed = Box::new(Input::Failed(ticket));
             return self.after(delay + 50_000, Event::Core(life, failed));
         }
         let answer = match question {
-            Question::Members(_, conv) => {
-                let (version, users) = self.store.members(&conv);
-                Input::Members(ticket, version, users)
+            Question::Members(_, conv, since) => {
+                let (version, stays) = self.store.members(&conv, since);
+                Input::Members(ticket, version, stays)
             }
             Question::Routes(_, users) => {
                 let routes = |user| self.registry.routes(user).iter().map(route).collect();

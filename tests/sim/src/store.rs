@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use corelane_protocol::frame::body::ConvState;
 use corelane_protocol::frame::kind;
 use corelane_protocol::id::{AppId, ClientMsgId, ConvId, Lane, UserId};
-use corelane_router_core::append::{Append, Appended, Batch, Committed, Dedupe, Facts, Head};
+use corelane_router_core::append::{Append, Appended, Batch, Committed, Dedupe, Facts, Head, Member};
 use corelane_router_core::decide::{self, Decision, decide, oldest_id_ms};
 
 /// A message of the log.
@@ -134,10 +134,20 @@ impl Store {
         }
     }
 
-    pub(crate) fn members(&self, conv: &ConvId) -> (u64, Vec<UserId>) {
-        self.convs.get(conv).map_or((0, Vec::new()), |conv| {
-            (conv.head.conv_version, conv.present().cloned().collect())
-        })
+    /// Who is in a group, and who left it at `since` or later. Of a user's stays it is the last.
+    pub(crate) fn members(&self, conv: &ConvId, since: u64) -> (u64, Vec<Member>) {
+        let Some(conv) = self.convs.get(conv) else {
+            return (0, Vec::new());
+        };
+        let stays = conv.members.iter().filter_map(|(user, stays)| {
+            let (join_seq, leave) = *stays.last()?;
+            (leave >= since).then(|| Member {
+                user: user.clone(),
+                join_seq,
+                leave_seq: if leave == u64::MAX { 0 } else { leave },
+            })
+        });
+        (conv.head.conv_version, stays.collect())
     }
 
     /// Up to where a user may read; `None` for somebody who was never in it.
@@ -150,9 +160,22 @@ impl Store {
         Some((*leave).min(head))
     }
 
-    /// Whether a message may be shown to a user: he is in it, or was until later.
+    /// Whether a message may be pushed to a user: he was in it then, or it is the change that let him in or out.
     pub(crate) fn may_see(&self, id: &ConvId, user: &UserId, seq: u64) -> bool {
-        self.readable_upto(id, user).is_some_and(|upto| seq <= upto)
+        if let Some((small, large)) = id.direct_users() {
+            return small == *user || large == *user;
+        }
+        let stays = self.convs.get(id).and_then(|conv| conv.members.get(user));
+        stays.is_some_and(|stays| stays.iter().any(|(join, leave)| (*join..=*leave).contains(&seq)))
+    }
+
+    /// Whether a message must be pushed to a user who is online: of a user's stays the last counts.
+    pub(crate) fn must_see(&self, id: &ConvId, user: &UserId, seq: u64) -> bool {
+        let stays = self.convs.get(id).and_then(|conv| conv.members.get(user));
+        match stays.and_then(|stays| stays.last()) {
+            Some((join, leave)) => (*join..=*leave).contains(&seq),
+            None => !id.is_group(),
+        }
     }
 
     /// How far each conversation of a user goes for him.

@@ -649,8 +649,7 @@ impl World {
         let conv = ConvId::parse(&message.conv).expect("a conversation");
         let (seq, id) = (message.seq.to_native(), message.client_msg_id);
         let user = self.user_of(at);
-        let names_him = message.kind == kind::GROUP_CHANGE;
-        if is_live && !names_him && !self.store.may_see(&conv, &user, seq) {
+        if is_live && !self.store.may_see(&conv, &user, seq) {
             self.violation(format!("{user} got {conv} {seq} and is not in it"));
         }
         if is_live {

@@ -416,7 +416,7 @@ impl World {
             }
             4..7 => {
                 let floater = self.users.first().cloned().into_iter().collect();
-                if self.store.members(&self.group).1.len() == self.users.len() {
+                if self.store.members(&self.group, u64::MAX).1.len() == self.users.len() {
                     self.change_group(Vec::new(), floater, false);
                 } else {
                     self.change_group(floater, Vec::new(), false);

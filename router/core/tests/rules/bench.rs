@@ -8,7 +8,7 @@ use corelane_protocol::frame;
 use corelane_protocol::id::{AppId, ClientMsgId, ConvId, UserId};
 use corelane_protocol::time::Now;
 use corelane_router_core::RouterCore;
-use corelane_router_core::append::{Append, Appended, Batch, Committed, MemberChange};
+use corelane_router_core::append::{Append, Appended, Batch, Committed, Member, MemberChange};
 use corelane_router_core::event::{Input, Origin, Output, Route, Submission};
 
 pub fn user(name: &str) -> UserId {
@@ -50,6 +50,8 @@ pub struct Bench {
     pub cleared: Vec<u64>,
     /// Users asked for in each lookup.
     pub located: Vec<usize>,
+    /// Who is, and was, in each group.
+    pub groups: BTreeMap<ConvId, Vec<Member>>,
     /// Batches that wait for [`Bench::commit`].
     pub batches: Vec<Batch>,
     pub answers: Vec<(Origin, Vec<u8>)>,
@@ -66,6 +68,7 @@ impl Bench {
             got: BTreeMap::new(),
             cleared: Vec::new(),
             located: Vec::new(),
+            groups: BTreeMap::new(),
             batches: Vec::new(),
             answers: Vec::new(),
         }
@@ -157,7 +160,12 @@ impl Bench {
                     gaps,
                 });
             }
-            Output::LoadMembers(..) => panic!("no group was made"),
+            Output::LoadMembers(ticket, _, conv, since) => {
+                let stays = self.groups.get(&conv).expect("a group of the test").clone();
+                let asked = stays.into_iter();
+                let asked = asked.filter(|stay| stay.leave_seq == 0 || stay.leave_seq >= since);
+                return Some(Input::Members(ticket, 1, asked.collect()));
+            }
         }
         None
     }

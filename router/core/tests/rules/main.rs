@@ -6,4 +6,5 @@
 )]
 
 mod bench;
+mod members;
 mod tenants;
