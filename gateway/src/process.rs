@@ -190,7 +190,15 @@ pub fn run(config: Config) -> Result<(), ProcessError> {
         gather,
         clock,
     };
-    let started = start_shards(&cpus, &shard_config, &common, &snapshots)?;
+    let started = match start_shards(&cpus, &shard_config, &common, &snapshots) {
+        Ok(started) => started,
+        Err(error) => {
+            if let Some(router) = router {
+                router.stop();
+            }
+            return Err(error);
+        }
+    };
     let announce = |router: Option<&Embedded>| embedded::announce(&config, listen, router, admin_address);
     wait(&config, &admin, router, started, announce)
 }
@@ -298,6 +306,7 @@ fn spawn_shard(
         })
 }
 
+/// Starts the shards and waits until all of them listen.
 fn start_shards(
     cpus: &[usize],
     config: &ShardConfig,
@@ -306,6 +315,7 @@ fn start_shards(
 ) -> Result<Started, ProcessError> {
     let (ended_sender, ended) = channel();
     let (waker_sender, wakers) = channel();
+    let (listening_sender, listening) = channel();
     let mut inbox_senders: Vec<Sender<Vec<Inbox>>> = Vec::new();
     for ((shard, cpu), snapshot) in cpus.iter().copied().enumerate().zip(snapshots) {
         let (inbox_sender, inboxes) = channel();
@@ -317,20 +327,15 @@ fn start_shards(
             snapshot: Arc::clone(snapshot),
             wakers: waker_sender.clone(),
             inboxes,
+            listening: listening_sender.clone(),
         };
         let notice = EndNotice::new(shard, ended_sender.clone());
         spawn_shard(notice, cpu, move || start.run())?;
     }
-    drop((waker_sender, ended_sender));
+    drop((waker_sender, listening_sender, ended_sender));
     let mut found: Vec<(usize, Waker)> = wakers.iter().take(cpus.len()).collect();
     if found.len() < cpus.len() {
-        let (shard, outcome) = ended
-            .recv()
-            .unwrap_or((0, Err("ended before it began".to_owned())));
-        return Err(ProcessError::Shard {
-            shard,
-            problem: outcome.err().unwrap_or_default(),
-        });
+        return Err(did_not_start(&ended));
     }
     found.sort_by_key(|(shard, _)| *shard);
     let inboxes: Vec<Inbox> = (0..)
@@ -340,7 +345,20 @@ fn start_shards(
     for sender in inbox_senders {
         let _ = sender.send(inboxes.clone());
     }
+    if listening.iter().take(cpus.len()).count() < cpus.len() {
+        return Err(did_not_start(&ended));
+    }
     Ok(Started { inboxes, ended })
+}
+
+fn did_not_start(ended: &Receiver<End>) -> ProcessError {
+    let (shard, outcome) = ended
+        .recv()
+        .unwrap_or((0, Err("ended before it began".to_owned())));
+    ProcessError::Shard {
+        shard,
+        problem: outcome.err().unwrap_or_default(),
+    }
 }
 
 /// What all shards share.
@@ -361,6 +379,7 @@ struct ShardStart {
     snapshot: Arc<Mutex<Snapshot>>,
     wakers: Sender<(usize, Waker)>,
     inboxes: Receiver<Vec<Inbox>>,
+    listening: Sender<()>,
 }
 
 impl ShardStart {
@@ -390,6 +409,8 @@ impl ShardStart {
             clock: self.common.clock,
         };
         let shard = ShardLoop::new(setup, engine).map_err(|error| error.to_string())?;
+        self.listening.send(()).map_err(|error| error.to_string())?;
+        drop(self.listening);
         shard.run().map_err(|error| error.to_string())
     }
 }

@@ -1,9 +1,10 @@
 //! Drives one shard: completions of the engine become inputs of the core, its outputs become operations.
 //!
 //! Owns the shard's [`Engine`], [`Shard`] and the table from socket to connection. The only file of the
-//! gateway that knows both worlds. Runs as the one task of a glommio executor and never yields to it: the engine's
+//! gateway that drives the core. Runs as the one task of a glommio executor and never yields to it: the engine's
 //! wait is the shard's wait. (Yielding was tried: glommio 0.9 can park the thread for ever although this task
-//! is runnable and a periodic timer is armed; eleven of twelve idle shards hung within two minutes.) Whatever is full is answered by the core or by the inbox; nothing here waits for a peer.
+//! is runnable and a periodic timer is armed; eleven of twelve idle shards hung within two minutes.) Whatever is full is
+//! answered by the core or by the inbox; nothing here waits for a peer.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

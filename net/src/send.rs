@@ -1,4 +1,6 @@
 //! Sending: one span at a time per socket, kept alive until the kernel has taken all of it.
+//!
+//! Owns the span in flight. A second send before [`Event::Sent`] is a bug of the caller: the socket is aborted.
 #![expect(unsafe_code, reason = "the kernel reads spans while a send is in flight")]
 
 use corelane_protocol::arena::Span;

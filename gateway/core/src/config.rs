@@ -54,7 +54,7 @@ pub struct ShardConfig {
     /// Most bytes that all connections of this shard may own together: queued for them, or read of them and not used
     /// yet. Past it whoever holds most pays (`memory.rs`).
     pub queue_total_bytes_max: u64,
-    /// A demoted connection whose send does not complete within this time is aborted (4002).
+    /// A demoted connection whose send does not complete within this time is closed with 4002.
     pub slow: Duration,
     /// Frames per second one client may send on average, with a burst of twice that; 0: no limit.
     pub frames_per_s: u32,

@@ -1,9 +1,10 @@
 //! consume: bus records of this gateway come in, are split by shard, and are reported as taken.
 //!
 //! Owns, per partition that this shard reads, the offset and the credit of the open fetch, and per (router boot,
-//! partition) which numbers were taken, those of records that cannot be read included (then all sync). A record is reported within [`REPORT_PACE`], or at once when more than
-//! [`UNREPORTED_BYTES_MAX`] are unreported. The router sends no more than the credit of a fetch
-//! ([`FETCH_BYTES`] per partition); what it could not keep it reports as lost, and all sessions of the gateway sync.
+//! partition) which numbers were taken, those of records that cannot be read included (then all sync). A record is
+//! reported within [`REPORT_PACE`], or at once when more than [`UNREPORTED_BYTES_MAX`] are unreported. The router sends
+//! no more than the credit of a fetch ([`FETCH_BYTES`] per partition); what it could not keep it reports as lost, and
+//! all sessions of the gateway sync.
 
 use std::collections::HashMap;
 use std::sync::Arc;

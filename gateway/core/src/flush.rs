@@ -13,7 +13,7 @@ use crate::shard::Shard;
 use crate::table::{Conn, Stage, flag};
 use crate::transform::Transform;
 
-/// Empty backlogs kept for their next use; each keeps below 64 KiB.
+/// Empty backlogs kept for their next use; each keeps up to 80 KiB.
 const BACKLOGS_POOLED: usize = 256;
 
 impl Shard {

@@ -77,8 +77,9 @@ impl Shard {
             _ => None,
         };
         if slow_due.is_some_and(|due| due <= self.tick) {
-            self.metrics.heartbeat_slow_aborted += 1;
-            return self.abort(id);
+            // Who begins to read again in time finds the reason; else the closing ends in an abort.
+            self.metrics.heartbeat_slow_closed += 1;
+            return self.close(id, CloseCode::SlowConsumer as u16, "");
         }
         let silent_due = conn.last_seen + ticks_in(self.config.heartbeat) + 1;
         if silent_due <= self.tick {

@@ -5,7 +5,7 @@
 //! renewed (`lease.rs`) more often than that, so that a living router always has something to answer.
 //!
 //! Control records need no credit and are bounded by the number of connections; what carries payload is bounded by
-//! the link's credit and waits in `forward.rs`.
+//! the link's credit and waits in `waiting.rs`.
 
 use std::time::Duration;
 

@@ -126,7 +126,7 @@ metrics! {
     /// Connections closed because their token expired.
     counter heartbeat_token_expired;
     /// Connections aborted because they did not read.
-    counter heartbeat_slow_aborted;
+    counter heartbeat_slow_closed;
     /// `GoAway` frames sent.
     counter drain_go_aways;
     /// Connections closed because they held most when all together held too much.

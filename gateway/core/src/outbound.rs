@@ -24,7 +24,7 @@ pub(crate) const SEND_BYTES: usize = 64 * 1024;
 /// Most memory that a backlog keeps while it waits in the pool.
 const POOLED_LANE_BYTES: usize = 16 * 1024;
 
-/// Priority of a frame: lower leaves first.
+/// Priority of a frame. They leave in this order, but pages before transient ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Lane {
     Control = 0,
@@ -167,7 +167,8 @@ impl Backlog {
         calls.len() + messages.len() + transient.len()
     }
 
-    /// Appends whole frames to `into`, lower lanes first, up to `limit` bytes in all.
+    /// Appends whole frames to `into`, in the order of the lanes (pages before transient ones), up to `limit` bytes in
+    /// all.
     pub(crate) fn take(&mut self, into: &mut Vec<u8>, limit: usize) {
         let [control, calls, messages, transient, pages] = &mut self.lanes;
         for lane in [&mut *control, &mut *calls] {

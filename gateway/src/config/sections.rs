@@ -76,8 +76,9 @@ section! {
         send_deadline_ms: u64 = 5_000, in 100..=60_000;
         /// First pause before a lost link is connected again; doubles, with jitter, up to 2 s.
         link_retry_ms: u64 = 100, in 10..=2_000;
-        /// A link that is silent for longer is given up; the gateway says something at a third of it.
-        link_silence_ms: u64 = 30_000, in 1_000..=600_000;
+        /// A link that is silent for longer is given up. Too small: a living router is taken for a dead one, because it
+        /// says something every 4 s at least.
+        link_silence_ms: u64 = 30_000, in 7_000..=600_000;
         /// Where the embedded router listens for links.
         link_listen: String = "127.0.0.1:7090".to_owned();
         /// Where the embedded router serves HTTP: API, demo page, metrics.

@@ -91,13 +91,23 @@ fn more_conversations_than_can_be_named_become_a_resync() {
 }
 
 #[test]
-fn a_demoted_reader_that_does_not_drain_is_aborted() {
+fn a_demoted_reader_that_does_not_drain_is_closed() {
     let (mut world, bob) = demoted();
     world.pass(Duration::from_secs(25));
-    assert!(!world.client(bob).aborted);
+    assert_eq!(world.shard.metrics().heartbeat_slow_closed, 0);
     world.pass(Duration::from_secs(8));
+    assert_eq!(world.shard.metrics().heartbeat_slow_closed, 1);
+    assert!(!world.client(bob).aborted, "it may still read why");
+    world.client(bob).stuck = false;
+    world.turn();
+    assert_eq!(world.close_code(bob), Some(4002));
+}
+
+#[test]
+fn a_demoted_reader_that_never_reads_is_aborted() {
+    let (mut world, bob) = demoted();
+    world.pass(Duration::from_secs(33) + config().close);
     assert!(world.client(bob).aborted);
-    assert_eq!(world.shard.metrics().heartbeat_slow_aborted, 1);
     assert_eq!(world.shard.metrics().queued_bytes, 0);
 }
 
