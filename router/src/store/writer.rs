@@ -5,9 +5,10 @@
 //! [`BYTES_MAX`]: what is over waits for the next one. [`LAZY_MAX`] lazy changes are written at once.
 //!
 //! Takes everything that queued up while the last commit was in flight, from all lanes, into one transaction: one
-//! fdatasync for all, and no waiting for more. Answers as soon as COMMIT has returned; the log is checkpointed only
-//! then, so that a checkpoint delays the next commit and never the answers of this one. Clearing outbox rows and
-//! delivered marks are lazy: they join the next commit, or get one of their own after [`LAZY`].
+//! fdatasync for all, and no waiting for more; without syncs, commits keep a distance ([`commit_pace`]). Answers as soon
+//! as COMMIT has returned; the log is checkpointed only then, so that a checkpoint delays the next commit and never the
+//! answers of this one. Clearing outbox rows and delivered marks are lazy: they join the next commit, or get one of
+//! their own after [`LAZY`].
 //!
 //! When there is no room, or another program holds the file, nothing was written: every message is refused as
 //! `unavailable`, and the next commit tries again. When a write or an fdatasync fails for another reason, the outcome is
@@ -51,10 +52,19 @@ const MARKS_MAX: usize = 16_384;
 const fn checkpoint_pages(durability: Durability) -> i64 {
     match durability {
         Durability::Full => 1_000,
-        Durability::Os => 2_000,
+        Durability::Os => 6_000,
     }
 }
 const PAGE_SIZE: i64 = 4_096;
+/// Least time from the beginning of one commit to that of the next. A sync takes its time and so gathers messages by
+/// itself. Without syncs a commit costs as much CPU as several messages, and at 5,000 messages per second many small ones
+/// would keep the thread busy: 28 % less of its CPU, and a p99 that stands under load from elsewhere.
+const fn commit_pace(durability: Durability) -> Duration {
+    match durability {
+        Durability::Full => Duration::ZERO,
+        Durability::Os => Duration::from_micros(1_500),
+    }
+}
 /// How far the witness lags.
 const WITNESS_LAG: Duration = Duration::from_secs(1);
 /// How often dedupe rows past their retention are looked for, and how many go at a time.
@@ -217,11 +227,12 @@ impl Writer {
         let mut heads = Heads::default();
         let mut turn = Turn::default();
         let mut lazy_since = None;
+        let mut began = Duration::ZERO;
         let mut checkpoint = Checkpoint::default();
         let mut checkpoint_above = 0;
         let (mut witnessed, mut witnessed_at, mut purged_at) = (0, Duration::ZERO, None);
         loop {
-            let open = self.gather(writes, &mut turn, &mut lazy_since);
+            let open = self.gather(writes, &mut turn, &mut lazy_since, began);
             if turn.is_lazy() && turn.lazy_count() == 0 && !open {
                 break;
             }
@@ -230,6 +241,7 @@ impl Writer {
             if purge {
                 purged_at = Some(now);
             }
+            began = now;
             self.transact(std::mem::take(&mut turn), &mut heads, purge, &checkpoint);
             lazy_since = None;
             if self.shared.poisoned().is_none() {
@@ -244,15 +256,22 @@ impl Writer {
         self.close();
     }
 
-    /// Waits for something to write and takes all there is. False: the store is being closed.
-    fn gather(&self, writes: &Receiver<Write>, turn: &mut Turn, lazy_since: &mut Option<Duration>) -> bool {
+    /// Waits for something to write and takes all there is; `last` is when the last commit began. False: the store is
+    /// being closed.
+    fn gather(
+        &self,
+        writes: &Receiver<Write>,
+        turn: &mut Turn,
+        lazy_since: &mut Option<Duration>,
+        last: Duration,
+    ) -> bool {
+        let pace = commit_pace(self.durability);
         loop {
+            let now = self.clock.now().mono;
             let next = match *lazy_since {
+                _ if !turn.is_lazy() => writes.recv_timeout((last + pace).saturating_sub(now)),
                 None => writes.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(since) => {
-                    let waited = self.clock.now().mono.saturating_sub(since);
-                    writes.recv_timeout(LAZY.saturating_sub(waited))
-                }
+                Some(since) => writes.recv_timeout((since + LAZY).saturating_sub(now)),
             };
             match next {
                 Ok(write) => self.take(write, turn),
@@ -264,10 +283,14 @@ impl Writer {
             {
                 self.take(write, turn);
             }
-            if !turn.is_lazy() || turn.lazy_count() > LAZY_MAX {
+            let now = self.clock.now().mono;
+            let is_due = !turn.is_lazy() && now >= last + pace;
+            if is_due || !turn.has_room() {
                 return true;
             }
-            lazy_since.get_or_insert_with(|| self.clock.now().mono);
+            if turn.is_lazy() {
+                lazy_since.get_or_insert(now);
+            }
         }
     }
 
