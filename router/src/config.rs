@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::registry::redis::RedisConfig;
+
 /// Prefix of environment variables that set keys.
 const ENV_PREFIX: &str = "CORELANE__";
 
@@ -21,6 +23,8 @@ pub struct RouterConfig {
     pub router: RouterSection,
     /// Where messages are kept.
     pub store: StoreSection,
+    /// Who is connected where.
+    pub registry: RegistrySection,
     /// Logs.
     pub log: LogSection,
 }
@@ -75,6 +79,51 @@ impl Default for StoreSection {
             durability: Durability::Full,
             lanes: 128,
         }
+    }
+}
+
+/// Who is connected where.
+#[derive(Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistrySection {
+    /// Redis, as `redis://host:port` or `redis-cluster://host:port?node=host:port`, with TLS `rediss`. Empty: in the
+    /// memory of this router, which must then be the only one. Default empty.
+    pub url: String,
+    /// ACL user; empty: the default user.
+    pub user: String,
+    /// Password; empty: none. Better given by `CORELANE__REGISTRY__PASSWORD`.
+    pub password: String,
+    /// File of the certificates (PEM) of the authorities that are trusted; empty: those of the system.
+    pub tls_ca: PathBuf,
+    /// The name that the server's certificate must have; empty: the host of the url.
+    pub tls_name: String,
+    /// Put before every key, so that several systems can share one Redis. Must be the same at all routers.
+    pub prefix: String,
+}
+
+/// The password is not shown.
+impl std::fmt::Debug for RegistrySection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegistrySection")
+            .field("url", &self.url)
+            .field("user", &self.user)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RegistrySection {
+    /// How Redis is reached; `None`: the registry is in memory.
+    pub fn redis(&self) -> Option<RedisConfig> {
+        (!self.url.is_empty()).then(|| RedisConfig {
+            url: self.url.clone(),
+            user: self.user.clone(),
+            password: self.password.clone(),
+            tls_ca: self.tls_ca.clone(),
+            tls_name: self.tls_name.clone(),
+            prefix: self.prefix.clone(),
+            ..RedisConfig::default()
+        })
     }
 }
 
@@ -222,6 +271,21 @@ data_dir = "data"
 durability = "full"
 # Lanes of a new store, a power of two from 8 to 4096; fixed from then on.
 lanes = 128
+
+[registry]
+# Who is connected where: Redis, as redis://host:port or redis-cluster://host:port?node=host:port, with TLS rediss or
+# rediss-cluster. Empty: in the memory of this router, which must then be the only one.
+url = ""
+# ACL user and password. Empty: the default user, no password. The password is better given in the environment, as
+# CORELANE__REGISTRY__PASSWORD.
+user = ""
+password = ""
+# File of the certificates (PEM) of the authorities that are trusted. Empty: those of the system.
+tls_ca = ""
+# The name that the server's certificate must have. Empty: the host of the url.
+tls_name = ""
+# Put before every key, so that several systems can share one Redis. The same at all routers.
+prefix = ""
 
 [log]
 # error, warn, info, debug or trace.

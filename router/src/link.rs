@@ -79,7 +79,8 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         let (id, shared) = (next_id, Arc::clone(&shared));
         next_id += 1;
         tokio::spawn(async move {
-            let end = Link::run(stream, id, &shared).await;
+            // Once per link: what the ports' adapters keep across an await is large.
+            let end = Box::pin(Link::run(stream, id, &shared)).await;
             match end {
                 EndOfLink::Closed | EndOfLink::Asked | EndOfLink::Stopping => {
                     tracing::info!(%peer, link = id, reason = %end, "link ended");
@@ -100,6 +101,8 @@ struct Link<'a> {
     id: u64,
     shared: &'a Arc<Shared>,
     codec: LinkCodec,
+    /// The registry's incarnation, as the gateway is told.
+    told_incarnation: u64,
     handle: LinkHandle,
     /// Waits for credit.
     pending: VecDeque<Outgoing>,
@@ -127,11 +130,13 @@ impl<'a> Link<'a> {
         };
         let (handle, mut mailbox) = LinkHandle::new(id);
         let (info, secret) = (shared.peer_info(), shared.link_secret.clone());
+        let told_incarnation = info.registry_incarnation;
         let codec = LinkCodec::new(LinkRole::Router, info, secret, nonce);
         let mut link = Self {
             id,
             shared,
             codec,
+            told_incarnation,
             handle,
             pending: VecDeque::new(),
             output: Vec::new(),
@@ -294,6 +299,10 @@ impl<'a> Link<'a> {
             fetches: Fetches::new(boot.0, common(), self.handle.clone()),
             peer,
         });
+        // When the registry forgot something all links are closed; this one was not among them yet.
+        if self.told_incarnation != self.shared.registry.incarnation() {
+            self.handle.close();
+        }
         Ok(())
     }
 

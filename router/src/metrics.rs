@@ -161,13 +161,12 @@ pub(crate) fn render(shared: &Shared, into: &mut String) {
             in_flight,
         ),
         ("corelane_router_links", "Links that are up.", shared.hub.len()),
-        (
-            "corelane_router_routes",
-            "Routes that are held.",
-            shared.registry.route_count(),
-        ),
     ];
-    for (name, help, value) in gauges {
+    let routes = shared.registry.route_count().map(|count| {
+        let name = "corelane_router_routes";
+        (name, "Routes that are held; only of a registry in memory.", count)
+    });
+    for (name, help, value) in gauges.into_iter().chain(routes) {
         describe(into, name, "gauge", help);
         let _ = writeln!(into, "{name} {value}");
     }

@@ -15,7 +15,7 @@ use crate::driver::Event;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::registry::Registry as _;
-use crate::registry::memory::MemoryRegistry;
+use crate::registry::any::AnyRegistry;
 use crate::store::MessageStore as _;
 use crate::store::sqlite::SqliteStore;
 
@@ -31,7 +31,7 @@ pub(crate) struct Shared {
     pub(crate) link_secret: LinkSecret,
     pub(crate) clock: Clock,
     pub(crate) store: Arc<SqliteStore>,
-    pub(crate) registry: Arc<MemoryRegistry>,
+    pub(crate) registry: Arc<AnyRegistry>,
     pub(crate) bus: Arc<MemoryBus>,
     pub(crate) hub: Hub,
     pub(crate) gone: Mutex<Gone>,

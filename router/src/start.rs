@@ -24,7 +24,10 @@ use crate::http::{self, HttpLimits};
 use crate::hub::Hub;
 use crate::keys::{self, KeyError};
 use crate::metrics::Metrics;
+use crate::registry::Registry as _;
+use crate::registry::any::AnyRegistry;
 use crate::registry::memory::MemoryRegistry;
+use crate::registry::redis::{RedisError, RedisRegistry};
 use crate::shared::{Shared, Stop, StopReason};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{MessageStore as _, StoreError, StoreInfo, schema};
@@ -46,6 +49,9 @@ pub enum StartError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The registry cannot be used.
+    #[error(transparent)]
+    Registry(#[from] RedisError),
     /// An address cannot be listened on.
     #[error("{key} = {address}: cannot be listened on: {source}{}", hint(source))]
     Listen {
@@ -191,6 +197,8 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
     let store = SqliteStore::open(dir, durability, config.store.lanes, random()?, clock)?;
     let info = store.info();
     let boot = random()? | 1;
+    let runtime = threads(config.router.threads)?;
+    let registry = runtime.block_on(registry(config, clock))?;
     let (events, receiver) = mpsc::channel(QUEUE);
     let stop = Arc::new(Stop::new());
     let shared = Arc::new(Shared {
@@ -206,7 +214,7 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
         },
         clock,
         store: Arc::new(store),
-        registry: Arc::new(MemoryRegistry::new(random()? | 1, move || clock.now().mono)),
+        registry: Arc::new(registry),
         bus: Arc::default(),
         hub: Hub::default(),
         gone: std::sync::Mutex::default(),
@@ -221,17 +229,6 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
         web: options.web,
         more_metrics: options.more_metrics,
     };
-    let threads = match config.router.threads {
-        0 => thread::available_parallelism().map_or(2, usize::from).min(4),
-        threads => threads,
-    };
-    let system = |what| move |source| StartError::System { what, source };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name("router")
-        .enable_all()
-        .build()
-        .map_err(system("threads"))?;
     let mut driver = Driver::new(Arc::clone(&shared), receiver);
     let left = runtime.block_on(driver.recover())?;
     tracing::info!(
@@ -251,7 +248,10 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
             runtime.block_on(serve(shared, api, driver, link_listener, http_listener));
             runtime.shutdown_timeout(STOP_GRACE);
         })
-        .map_err(system("a thread"))?;
+        .map_err(|source| StartError::System {
+            what: "a thread",
+            source,
+        })?;
     Ok(RouterHandle {
         link_address,
         http_address,
@@ -260,6 +260,30 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
         stop,
         stopped,
         thread: Some(thread),
+    })
+}
+
+fn threads(configured: usize) -> Result<tokio::runtime::Runtime, StartError> {
+    let count = match configured {
+        0 => thread::available_parallelism().map_or(2, usize::from).min(4),
+        count => count,
+    };
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(count)
+        .thread_name("router")
+        .enable_all()
+        .build()
+        .map_err(|source| StartError::System {
+            what: "threads",
+            source,
+        })
+}
+
+async fn registry(config: &RouterConfig, clock: Clock) -> Result<AnyRegistry, StartError> {
+    let now = move || clock.now().mono;
+    Ok(match config.registry.redis() {
+        None => AnyRegistry::Memory(MemoryRegistry::new(random()? | 1, now)),
+        Some(redis) => AnyRegistry::Redis(RedisRegistry::connect(&redis, now).await?),
     })
 }
 
@@ -309,6 +333,7 @@ async fn serve(
     };
     let driver = tokio::spawn(driver.run());
     tokio::spawn(lease::reap(Arc::clone(&shared)));
+    tokio::spawn(tell_of_incarnations(Arc::clone(&shared)));
     tokio::spawn(link::serve(link_listener, Arc::clone(&shared)));
     let stop = Arc::clone(&shared.stop);
     let http = tokio::spawn(async move {
@@ -330,6 +355,20 @@ async fn serve(
     shared.hub.close_all();
     let _ = tokio::time::timeout(STOP_GRACE, http).await;
     tracing::info!("router stops");
+}
+
+/// A gateway hears of a new incarnation when it links: all links are closed when the registry forgot something.
+async fn tell_of_incarnations(shared: Arc<Shared>) {
+    let mut known = shared.registry.incarnation();
+    loop {
+        tokio::select! {
+            () = shared.registry.forgot(known) => {}
+            () = shared.stop.cancelled() => return,
+        }
+        known = shared.registry.incarnation();
+        tracing::warn!("the registry forgot something: gateways link anew and claim again");
+        shared.hub.close_all();
+    }
 }
 
 /// Ends with the sign to stop, which it gives itself when the store failed for good.

@@ -2,8 +2,8 @@
 //!
 //! Owns the routes of every session of the gateways linked to this router. It forgets everything with its process;
 //! the incarnation says so, and the gateways claim again. Bounded by what the gateways hold: one route per session,
-//! [`SESSIONS_PER_USER_MAX`] per user; of each boot the newest [`ENDED_CLAIMS_MAX`] claims that were given up, and
-//! [`DEAD_BOOTS_MAX`] dead boots.
+//! [`SESSIONS_PER_USER_MAX`](super::SESSIONS_PER_USER_MAX) per user; of each boot the newest [`ENDED_CLAIMS_MAX`] claims
+//! that were given up, and [`DEAD_BOOTS_MAX`] dead boots.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,21 +12,13 @@ use std::time::Duration;
 use corelane_protocol::id::{AppId, AppUser, BootId, ConnId, UserId};
 use corelane_protocol::limits::LEASE;
 
-use super::{
-    ClaimOutcome, ClaimRequest, Gateway, Registry, RegistryError, Route, SESSIONS_PER_USER_MAX, conflicts,
-};
+use super::policy::{Session, Verdict, code, judge, kicks};
+use super::{ClaimOutcome, ClaimRequest, Gateway, Registry, RegistryError, Route};
 
 /// Claims given up that are remembered per boot, so that a late repeat is known as such.
 pub const ENDED_CLAIMS_MAX: usize = 4096;
 /// Dead boots that are remembered.
 pub const DEAD_BOOTS_MAX: usize = 1024;
-
-/// Close codes of refusals.
-mod code {
-    pub(super) const POSITION_LOST: u16 = 4003;
-    pub(super) const REPLACED: u16 = 4501;
-    pub(super) const TOO_MANY: u16 = 4505;
-}
 
 /// The memory registry.
 pub struct MemoryRegistry {
@@ -50,13 +42,6 @@ struct Lease {
     held: BTreeMap<ConnId, AppUser>,
     ended: VecDeque<(ConnId, u64)>,
     ended_set: HashSet<(ConnId, u64)>,
-}
-
-#[derive(Debug, Clone)]
-struct Session {
-    route: Route,
-    issued_at_s: u64,
-    again: bool,
 }
 
 impl std::fmt::Debug for MemoryRegistry {
@@ -103,50 +88,34 @@ impl State {
         if lease.ended_set.contains(&(route.conn, route.owner_seq)) {
             return ClaimOutcome::Refused { code: code::REPLACED };
         }
-        let sessions = self.users.entry(at.clone()).or_default();
-        if sessions.iter().any(|held| held.route == route) {
-            return ClaimOutcome::Held { kicks: Vec::new() };
-        }
-        let session = Session {
+        let wanted = Session {
             route,
             issued_at_s: claim.issued_at_s,
             again: claim.again,
         };
-        let (in_the_way, mut rest): (Vec<Session>, Vec<Session>) = sessions
-            .drain(..)
-            .partition(|held| in_the_way(&held.route, &session.route));
-        let refusal = if in_the_way.iter().any(|held| outranks(held, &session)) {
-            Some(code::REPLACED)
-        } else if rest.len() >= SESSIONS_PER_USER_MAX {
-            Some(code::TOO_MANY)
-        } else {
-            None
+        let sessions = self.users.entry(at.clone()).or_default();
+        let gave_way = match judge(sessions, &wanted) {
+            Verdict::Held => return ClaimOutcome::Held { kicks: Vec::new() },
+            Verdict::Refused(code) => {
+                self.forget_if_empty(&at);
+                return ClaimOutcome::Refused { code };
+            }
+            Verdict::Granted(give_way) => give_way,
         };
-        if let Some(code) = refusal {
-            rest.extend(in_the_way);
-            *sessions = rest;
-            self.forget_if_empty(&at);
-            return ClaimOutcome::Refused { code };
-        }
-        let boot = session.route.boot;
-        let conn = session.route.conn;
-        rest.push(session);
-        *sessions = rest;
-        for held in &in_the_way {
+        sessions.retain(|held| !gave_way.contains(held));
+        sessions.push(wanted.clone());
+        for held in &gave_way {
             self.ended(&at, &held.route);
         }
+        let (boot, conn) = (wanted.route.boot, wanted.route.conn);
         let lease = self.gateways.get_mut(&boot);
         let other = lease.and_then(|lease| lease.held.insert(conn, at.clone()));
         // One session per connection, whatever a gateway says.
         if let Some(other) = other.filter(|other| *other != at) {
             self.take_out(&other, boot, conn);
         }
-        // A connection that claims anew is not told to close.
-        let kicks = in_the_way.into_iter().map(|held| held.route);
         ClaimOutcome::Held {
-            kicks: kicks
-                .filter(|kick| kick.boot != boot || kick.conn != conn)
-                .collect(),
+            kicks: kicks(gave_way, &wanted.route),
         }
     }
 
@@ -257,22 +226,6 @@ impl State {
             sessions.iter().map(|held| held.route.clone()).collect()
         })
     }
-}
-
-/// Whether a held route must go before the other can be held: by policy, or because it is the same connection.
-fn in_the_way(held: &Route, wanted: &Route) -> bool {
-    conflicts(held, wanted) || (held.boot == wanted.boot && held.conn == wanted.conn)
-}
-
-/// Whether a held session stays against a claim that conflicts with it.
-fn outranks(held: &Session, claim: &Session) -> bool {
-    if held.route.boot == claim.route.boot {
-        // Claims of one boot are counted: a smaller number is a late one.
-        return held.route.owner_seq > claim.route.owner_seq;
-    }
-    // A claim that is made again says nothing of when its session logged in. One made in the regular way logged
-    // in after the registry lost its memory, so later; of two made again the newer token wins.
-    claim.again && (!held.again || held.issued_at_s >= claim.issued_at_s)
 }
 
 impl Registry for MemoryRegistry {

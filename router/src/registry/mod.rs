@@ -4,10 +4,12 @@
 //! most [`SESSIONS_PER_USER_MAX`] routes: when he has them all, the next claim is refused with 4505. Claims are
 //! idempotent: one that is repeated or late changes nothing that came after it. "No route" is an answer; "I do not
 //! know" is [`RegistryError::Unavailable`] and never believed to mean offline. Every adapter runs the same contract
-//! tests (`router/tests/registry_contract.rs`).
+//! tests (`router/tests/registry_contract/`).
 
+pub mod any;
 pub mod memory;
 mod policy;
+pub mod redis;
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -97,7 +99,8 @@ pub trait Registry: Send + Sync + 'static {
     /// Ends a lease in order: its routes go, the boot never comes back.
     fn leave(&self, boot: BootId) -> impl Future<Output = Result<(), RegistryError>> + Send;
 
-    /// Declares the boots dead whose leases ran out, drops their routes, and names them.
+    /// Declares the boots dead whose leases ran out, drops their routes, and names all that were declared dead since it
+    /// was asked last, here or by another router. Who left in order at this router is not named.
     fn reap(&self) -> impl Future<Output = Result<Vec<BootId>, RegistryError>> + Send;
 
     /// Asks for a route; applies the login policy.
