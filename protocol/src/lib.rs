@@ -17,6 +17,7 @@ pub mod id;
 pub mod limits;
 pub mod link;
 pub mod listener;
+pub mod proxy;
 pub mod terminal;
 pub mod time;
 pub mod ws;

@@ -9,6 +9,6 @@ pub enum ListenerKind {
     Plain = 0,
     /// TLS, ended in this process.
     Tls = 1,
-    /// A PROXY header in front, which names the real peer.
+    /// A PROXY header in front, which names the real peer ([`crate::proxy`]).
     Proxy = 2,
 }

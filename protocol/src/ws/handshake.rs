@@ -93,13 +93,22 @@ impl HandshakeError {
 /// [`HandshakeError::TooLarge`], [`HandshakeError::Method`], [`HandshakeError::Malformed`]: answer with
 /// [`reject`] and close.
 pub fn scan_head(unread: &[u8]) -> Result<HeadStatus, HandshakeError> {
+    scan_head_within(unread, HEAD_BYTES_MAX)
+}
+
+/// As [`scan_head`], for a head of at most `bytes_max` bytes: what came before it on the connection counts, too.
+///
+/// # Errors
+///
+/// As [`scan_head`].
+pub fn scan_head_within(unread: &[u8], bytes_max: usize) -> Result<HeadStatus, HandshakeError> {
     match first_unlike(unread, b"GET ") {
         // Judged by that byte alone, so that the verdict does not depend on what came with it.
         Some(byte) if byte.is_ascii_uppercase() => Err(HandshakeError::Method),
         Some(_) => Err(HandshakeError::Malformed(
             "does not begin with a method".to_owned(),
         )),
-        None => find_end(unread, HEAD_BYTES_MAX),
+        None => find_end(unread, bytes_max),
     }
 }
 
