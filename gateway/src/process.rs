@@ -231,6 +231,7 @@ fn shard_config(
         echo: config.gateway.echo,
         echo_bytes_max: small(config.gateway.echo_bytes_max),
         origins: config.gateway.origins.clone(),
+        proxy_sources: config.gateway.proxy_sources.clone(),
         connections_max: small(connection.count_max),
         connections_per_ip_max: small(connection.per_ip_max),
         heartbeat: Duration::from_millis(connection.heartbeat_ms),

@@ -28,6 +28,8 @@ const WAIT_MAX: Duration = Duration::from_millis(20);
 const QUIET_AFTER: Duration = Duration::from_millis(100);
 /// Time between two snapshots of the metrics.
 const SNAPSHOT_PACE: Duration = Duration::from_millis(250);
+/// Time between two log lines about refused PROXY headers: whoever can connect can cause them.
+const REFUSALS_PACE: Duration = Duration::from_secs(10);
 
 /// What a shard is started with.
 #[derive(Debug)]
@@ -86,6 +88,8 @@ pub struct ShardLoop {
     to_shards: Vec<Vec<ShardMessage>>,
     /// The boot that the core has.
     boot: u64,
+    /// No refusal is told before.
+    refusals_from: Duration,
     drained: bool,
 }
 
@@ -99,7 +103,7 @@ impl ShardLoop {
         let options = ListenOptions {
             backlog: 4096,
             reuse_port: true,
-            ..ListenOptions::default()
+            kind: setup.config.listener_kind(),
         };
         let (listener, _) = engine.listen(setup.listen, options)?;
         let core = Shard::new(setup.config.clone(), setup.shard, setup.clock.now());
@@ -116,6 +120,7 @@ impl ShardLoop {
             resolver,
             outputs: Vec::new(),
             to_shards,
+            refusals_from: Duration::ZERO,
             drained: false,
         })
     }
@@ -181,6 +186,7 @@ impl ShardLoop {
             if now.saturating_sub(snapshot_at) >= SNAPSHOT_PACE {
                 snapshot_at = now;
                 self.leave_snapshot();
+                self.tell_refusal(now);
             }
         }
         self.leave_snapshot();
@@ -413,6 +419,16 @@ impl ShardLoop {
             drained: self.drained,
         };
         *self.setup.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+
+    /// Says now and then who was refused: where a proxy is not listed, that is everybody.
+    fn tell_refusal(&mut self, now: Duration) {
+        if now >= self.refusals_from
+            && let Some(refusal) = self.core.take_proxy_refusal()
+        {
+            self.refusals_from = now + REFUSALS_PACE;
+            tracing::warn!(%refusal, "a connection was closed; the metrics count all of them");
+        }
     }
 
     fn conn_of(&self, socket: Socket) -> ConnId {

@@ -25,7 +25,7 @@ impl Shard {
         };
         match stage {
             Stage::Free | Stage::Closing | Stage::Closed => return,
-            Stage::Head => return self.finish(id),
+            Stage::Proxy | Stage::Head => return self.finish(id),
             _ => {}
         }
         let own = CloseCode::ALL

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use corelane_protocol::limits::{LEASE, RENEWALS_PER_LEASE};
 use corelane_protocol::link::codec::LinkSecret;
+use corelane_protocol::listener::ListenerKind;
+
+use crate::network::Network;
 
 /// How long a router may say nothing, unless told otherwise.
 const LINK_SILENCE: Duration = Duration::from_secs(30);
@@ -38,9 +41,12 @@ pub struct ShardConfig {
     pub echo_bytes_max: u32,
     /// Origins that browsers may come from; empty: any.
     pub origins: Vec<String>,
+    /// Balancers: connections are taken from these only, and each begins with a PROXY header. Empty: from anybody, and
+    /// without one.
+    pub proxy_sources: Vec<Network>,
     /// Most connections; the next ones are told 4505.
     pub connections_max: u32,
-    /// Most connections of one peer address; 0: no limit. Counting them costs about 60 bytes per connection.
+    /// Most connections of one client's address; 0: no limit. Counting them costs about 60 bytes per connection.
     pub connections_per_ip_max: u32,
     /// A client that is silent for longer is closed with 4004. Clients ping at half of it; the server never
     /// does, because that would wake every idle connection for nothing.
@@ -75,6 +81,17 @@ pub struct ShardConfig {
     pub lease: Duration,
 }
 
+impl ShardConfig {
+    /// What the listener of its connections speaks.
+    pub const fn listener_kind(&self) -> ListenerKind {
+        if self.proxy_sources.is_empty() {
+            ListenerKind::Plain
+        } else {
+            ListenerKind::Proxy
+        }
+    }
+}
+
 impl Default for ShardConfig {
     fn default() -> Self {
         Self {
@@ -90,6 +107,7 @@ impl Default for ShardConfig {
             echo: false,
             echo_bytes_max: 16 * 1024 * 1024,
             origins: Vec::new(),
+            proxy_sources: Vec::new(),
             connections_max: 1_000_000,
             connections_per_ip_max: 0,
             heartbeat: Duration::from_mins(1),

@@ -38,6 +38,7 @@ impl Shard {
         self.metrics.decode_bytes += bytes.len() as u64;
         let (stage, holds) = (conn.stage, conn.held_bytes() > 0);
         match stage {
+            Stage::Proxy => self.take_proxy_header(id, bytes),
             Stage::Head => self.take_head(id, bytes),
             Stage::Free | Stage::Closed => {}
             _ if holds || self.is_blocked(id) => self.hold(id, bytes),
@@ -160,6 +161,7 @@ impl Shard {
             Stage::Hello => conn.out.queued_bytes() > OPENING_BYTES_MAX,
             Stage::Closing => false,
             Stage::Free
+            | Stage::Proxy
             | Stage::Head
             | Stage::Upgrading
             | Stage::Verifying

@@ -25,7 +25,7 @@ pub struct Accepted {
     pub listener: u16,
     /// What that listener speaks.
     pub kind: ListenerKind,
-    /// Address of the peer.
+    /// Address of the peer; behind a proxy the proxy's.
     pub peer: SocketAddr,
     /// Accepted only to be told that there is no room.
     pub reserve: bool,

@@ -1,13 +1,13 @@
 //! handshake: from the first byte of a request to an open WebSocket.
 //!
 //! Owns nothing: the bytes of a head that is coming in are held in the connection's own box, at most
-//! [`OPENING_BYTES_MAX`]; a longer one is answered 431. What follows the head is held as well, up to as much again
-//! (then 4504), and not looked at before 101 was written. A request that cannot become a WebSocket gets an HTTP answer
-//! and is closed; one that is not there in time is closed without.
+//! [`OPENING_BYTES_MAX`] with the PROXY header in front of it; a longer one is answered 431. What follows the head is
+//! held as well, up to as much again (then 4504), and not looked at before 101 was written. A request that cannot
+//! become a WebSocket gets an HTTP answer and is closed; one that is not there in time is closed without.
 
 use corelane_protocol::id::ConnId;
 use corelane_protocol::ws::handshake::{
-    HandshakeError, HeadStatus, Upgrade, parse_upgrade, reject, scan_head,
+    HandshakeError, HeadStatus, Upgrade, parse_upgrade, reject, scan_head_within,
 };
 
 use crate::encoding;
@@ -38,12 +38,14 @@ impl Shard {
         };
         let rare = conn.rare();
         rare.held.extend_from_slice(bytes);
-        match scan_head(&rare.held) {
+        let unread = rare.held.get(rare.held_at..).unwrap_or_default();
+        match scan_head_within(unread, OPENING_BYTES_MAX.saturating_sub(rare.held_at)) {
             Ok(HeadStatus::Partial) => {}
             Ok(HeadStatus::Complete { head_bytes }) => {
-                let mut head = std::mem::take(&mut rare.held);
-                let rest = head.split_off(head_bytes);
-                match self.upgrade(id, &head) {
+                let mut held = std::mem::take(&mut rare.held);
+                let head_at = std::mem::take(&mut rare.held_at);
+                let rest = held.split_off(head_at + head_bytes);
+                match self.upgrade(id, held.get(head_at..).unwrap_or_default()) {
                     Ok(()) => self.hold(id, &rest),
                     Err(error) => self.reject(id, &error),
                 }

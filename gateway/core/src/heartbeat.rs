@@ -41,7 +41,7 @@ impl Shard {
         }
         match stage {
             Stage::Free | Stage::Live | Stage::Echo => {}
-            Stage::Head | Stage::Upgrading => {
+            Stage::Proxy | Stage::Head | Stage::Upgrading => {
                 self.metrics.handshake_timeouts += 1;
                 self.finish(id);
             }

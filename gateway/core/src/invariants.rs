@@ -2,6 +2,8 @@
 //!
 //! A sweep visits every slot, so with many connections it is made rarely; the cheap facts are checked each time.
 
+use corelane_protocol::proxy::HEADER_BYTES_MAX;
+
 use crate::decode::HELD_BYTES_MAX;
 use crate::memory::weight_of;
 use crate::outbound::Sending;
@@ -72,6 +74,10 @@ impl Shard {
                 "{id:?} in {:?} holds {} bytes",
                 conn.stage,
                 conn.held_bytes()
+            );
+            assert!(
+                conn.stage != Stage::Proxy || conn.held_bytes() < HEADER_BYTES_MAX,
+                "{id:?} holds no whole PROXY header"
             );
             let due = self.wheel.due(id.slot());
             assert!(

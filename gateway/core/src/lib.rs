@@ -27,10 +27,12 @@ mod lease;
 mod link;
 mod memory;
 mod metrics;
+mod network;
 mod numbers;
 mod outbound;
 mod places;
 mod planted;
+mod proxy;
 mod session;
 mod shard;
 mod table;
@@ -41,6 +43,8 @@ mod window;
 
 pub use config::ShardConfig;
 pub use metrics::ShardMetrics;
+pub use network::{Network, NetworkError};
 #[cfg(feature = "planted")]
 pub use planted::{PLANTABLE, plant};
+pub use proxy::ProxyRefusal;
 pub use shard::Shard;

@@ -33,6 +33,21 @@ metrics! {
     counter accept_connections;
     /// Sockets accepted only to be told that there is no room.
     counter accept_refused;
+    /// PROXY headers that were taken.
+    counter accept_proxy_headers;
+    /// Sockets closed at once because they came from elsewhere than a listed proxy; of the other counters only
+    /// `accept_connections` knows of them.
+    counter accept_proxy_strangers;
+    /// Connections of listed proxies closed because they did not begin with a PROXY header.
+    counter accept_proxy_missing;
+    /// Connections of listed proxies closed because their PROXY header was of version 1.
+    counter accept_proxy_version_one;
+    /// Connections of listed proxies closed because their PROXY header was longer than 536 bytes.
+    counter accept_proxy_too_long;
+    /// Connections of listed proxies closed because their PROXY header was malformed.
+    counter accept_proxy_malformed;
+    /// Connections of listed proxies closed because the checksum of their PROXY header did not hold.
+    counter accept_proxy_damaged;
     /// Upgrades that were refused.
     counter handshake_rejected;
     /// Upgrades that were accepted.

@@ -19,6 +19,7 @@ use crate::memory::Memory;
 use crate::metrics::ShardMetrics;
 use crate::outbound::BacklogPool;
 use crate::planted::Bug;
+use crate::proxy::ProxyRefusal;
 use crate::session::Walks;
 use crate::table::Table;
 use crate::waiting::Waiting;
@@ -52,6 +53,8 @@ pub struct Shard {
     pub(crate) memory: Memory,
     pub(crate) addresses: HashMap<u32, IpAddr>,
     pub(crate) per_address: HashMap<IpAddr, u32>,
+    /// The last one, until somebody takes it.
+    pub(crate) proxy_refusal: Option<ProxyRefusal>,
     pub(crate) waiting: Waiting,
     pub(crate) windows: Windows,
     pub(crate) link: Link,
@@ -101,6 +104,7 @@ impl Shard {
             memory: Memory::default(),
             addresses: HashMap::new(),
             per_address: HashMap::new(),
+            proxy_refusal: None,
             waiting: Waiting::default(),
             windows: Windows::default(),
             consumer: Consumer::default(),
@@ -189,6 +193,11 @@ impl Shard {
     /// Why the last link could not be talked to, once: for the log.
     pub fn take_link_error(&mut self) -> Option<LinkError> {
         self.link.take_error()
+    }
+
+    /// Who was last refused for his PROXY header or the lack of one, once: for the log.
+    pub const fn take_proxy_refusal(&mut self) -> Option<ProxyRefusal> {
+        self.proxy_refusal.take()
     }
 
     fn deadline_reached(&mut self) {

@@ -7,6 +7,8 @@
 //!
 //! An idle session costs the struct below, its names and its timer: see the assertion.
 
+use std::net::IpAddr;
+
 use corelane_protocol::hash::content_hash;
 use corelane_protocol::id::ConnId;
 use corelane_protocol::ws::{Decoder, Role};
@@ -32,6 +34,8 @@ const _: () = assert!(size_of::<Conn>() <= 168, "what every idle connection cost
 pub(crate) enum Stage {
     /// Nobody uses the slot.
     Free,
+    /// The PROXY header in front of the request head is coming in.
+    Proxy,
     /// The request head is coming in.
     Head,
     /// 101 is on its way.
@@ -75,6 +79,8 @@ pub(crate) mod flag {
 /// What a connection needs until it is logged in.
 #[derive(Debug, Default)]
 pub(crate) struct Opening {
+    /// Who connected, if that is a proxy, which says itself whose the connection is.
+    pub(crate) proxy: Option<IpAddr>,
     /// Token of the upgrade.
     pub(crate) token: String,
     /// Code to close with as soon as the upgrade is done.

@@ -289,6 +289,29 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_source_that_is_no_network_is_named_with_what_is_allowed() {
+        let config = flags(&["gateway.proxy_sources=[\"10.1.0.0/16\", \"fd00::1\"]"]).unwrap();
+        let sources = config.gateway.proxy_sources.iter().map(ToString::to_string);
+        assert_eq!(sources.collect::<Vec<_>>(), ["10.1.0.0/16", "fd00::1"]);
+        let environment = [(
+            "CORELANE__GATEWAY__PROXY_SOURCES".to_owned(),
+            "10.0.0.4, 10.0.0.5".to_owned(),
+        )];
+        let config = Config::load(None, environment.into_iter(), &[]).unwrap();
+        assert_eq!(config.gateway.proxy_sources.len(), 2);
+        for wrong in ["10.0.0.5/8", "10.0.0.0/33", "balancer.example"] {
+            let text = flags(&[&format!("gateway.proxy_sources=[\"10.0.0.4\", \"{wrong}\"]")])
+                .unwrap_err()
+                .to_string();
+            for part in ["gateway.proxy_sources", "10.1.0.0/16", &format!("{wrong:?}")] {
+                assert!(text.contains(part), "{part} in {text}");
+            }
+        }
+        let text = flags(&["gateway.proxy_sources=true"]).unwrap_err().to_string();
+        assert!(text.contains("a list of addresses"), "{text}");
+    }
+
+    #[test]
     fn a_cluster_id_is_sixteen_hex_digits() {
         let config = flags(&["gateway.cluster_id=\"00000000000000ff\""]).unwrap();
         assert_eq!(config.cluster_id().unwrap(), 255);

@@ -3,6 +3,7 @@
 //! The macro `section!` makes of it the struct that the program reads, the parser that names what is wrong, and the
 //! annotated default file, so that the three cannot disagree.
 
+use corelane_gateway_core::Network;
 use toml::Value;
 
 /// What a configuration key may hold.
@@ -75,6 +76,23 @@ impl Setting for Vec<String> {
 
     fn to_toml(&self) -> String {
         Value::Array(self.iter().cloned().map(Value::String).collect()).to_string()
+    }
+}
+
+impl Setting for Vec<Network> {
+    fn from_toml(value: &Value) -> Result<Self, String> {
+        let allowed = "a list of addresses and networks, as in [\"10.0.0.4\", \"10.1.0.0/16\", \"fd00::/8\"]";
+        let texts = Vec::<String>::from_toml(value).map_err(|_| allowed.to_owned())?;
+        texts
+            .iter()
+            .map(|text| text.parse::<Network>())
+            .collect::<Result<_, _>>()
+            .map_err(|error| format!("{allowed}; {error}"))
+    }
+
+    fn to_toml(&self) -> String {
+        let texts = self.iter().map(|network| Value::String(network.to_string()));
+        Value::Array(texts.collect()).to_string()
     }
 }
 

@@ -5,6 +5,8 @@
     reason = "the docs are also the words of the default file, which is no Markdown"
 )]
 
+use corelane_gateway_core::Network;
+
 use super::section::section;
 
 section! {
@@ -26,6 +28,11 @@ section! {
         cluster_id: String = String::new();
         /// Origins that browsers may come from, as in "https://chat.example". Empty: any.
         origins: Vec<String> = Vec::new();
+        /// TCP balancers in front of this gateway, as addresses or networks: "10.0.0.4", "10.1.0.0/16", "fd00::/8".
+        /// Connections are then taken from these only, and each must begin with a header of PROXY protocol version 2
+        /// that names the client (HAProxy: send-proxy-v2). Whoever is listed can name any address. Empty: connections
+        /// are taken from anybody, and no header is expected.
+        proxy_sources: Vec<Network> = Vec::new();
         /// On SIGTERM, GoAway goes to all connections spread over this time, then they are closed.
         /// Too small: everybody reconnects at once. Too large: the orchestrator kills first.
         drain_ms: u64 = 5_000, in 0..=600_000;
@@ -41,8 +48,8 @@ section! {
         /// Most connections per shard. Each costs about 4 KiB of kernel memory and below 640 B here.
         count_max: u64 = 1_000_000, in 1..=16_000_000;
         /// Most connections of one peer address per shard; the next ones are told 4505. 0: no limit. Counting costs about
-        /// 60 B per connection. Too small: people behind one address lock each other out. Behind a proxy all
-        /// connections have its address.
+        /// 60 B per connection. Too small: people behind one address lock each other out. Behind a balancer all
+        /// connections have its address, unless it is listed in gateway.proxy_sources.
         per_ip_max: u64 = 0, in 0..=16_000_000;
         /// A client that is silent for longer is closed with 4004. Clients ping at half of it.
         heartbeat_ms: u64 = 60_000, in 1_000..=3_600_000;

@@ -14,6 +14,9 @@ use corelane_protocol::time::Now;
 use corelane_protocol::ws::{Opcode, client_frame};
 use libfuzzer_sys::fuzz_target;
 
+/// What a proxy says of a client at 192.0.2.7.
+const PROXY_HEADER: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc6\x33\x64\x01\x9c\x40\x1b\x9e";
+
 #[derive(Debug, Arbitrary)]
 enum Operation {
     Accept(u8, bool),
@@ -92,7 +95,8 @@ impl Shell {
 
 fuzz_target!(|operations: Vec<Operation>| {
     let now = Now { mono: Duration::ZERO, wall_ms: 1_800_000_000_000 };
-    let config = ShardConfig { echo: true, ..ShardConfig::default() };
+    let proxy_sources = vec!["127.0.0.1".parse().expect("a network")];
+    let config = ShardConfig { echo: true, proxy_sources, ..ShardConfig::default() };
     let shard = Shard::new(config, 0, now);
     let mut shell = Shell { shard, now, open: vec![None; 8], generations: vec![0; 8], links: Vec::new() };
     for operation in operations.into_iter().take(64) {
@@ -104,19 +108,21 @@ fuzz_target!(|operations: Vec<Operation>| {
                     shell.open[index] = Some(shell.generations[index]);
                     let conn = shell.conn(slot).expect("just opened");
                     let peer = SocketAddr::from(([127, 0, 0, 1], 40_000));
-                    let accepted = Accepted { listener: 0, kind: ListenerKind::Plain, peer, reserve };
+                    let kind = if slot & 8 == 0 { ListenerKind::Plain } else { ListenerKind::Proxy };
+                    let accepted = Accepted { listener: 0, kind, peer, reserve };
                     shell.handle(Input::Accepted(conn, accepted));
                 }
             }
             Operation::Upgrade(slot) => {
                 let path = if slot & 1 == 0 { "/ws" } else { "/echo" };
-                let mut head = format!(
+                let head = format!(
                     "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
                      Sec-WebSocket-Protocol: corelane.{}.v1\r\n\r\n",
                     if slot & 2 == 0 { "rkyv" } else { "json" }
-                )
-                .into_bytes();
+                );
+                let front = if slot & 16 == 0 { &[][..] } else { PROXY_HEADER };
+                let mut head = [front, head.as_bytes()].concat();
                 if let Some(conn) = shell.conn(slot) {
                     shell.handle(Input::Received(conn, &mut head));
                     shell.handle(Input::TurnEnded);

@@ -78,19 +78,35 @@ impl Client {
     pub fn login_at(gateway: &Gateway, user: &str, terminal: Terminal, device: &str) -> Self {
         let token = gateway.token(user);
         let mut client = Self::connect(gateway, user);
+        client.say_hello(token, terminal, device);
+        client
+    }
+
+    /// As [`Self::login`], on a connection that leads to the gateway, or to another one with the same keys.
+    ///
+    /// # Panics
+    ///
+    /// If it is not welcome.
+    pub fn login_over(stream: TcpStream, gateway: &Gateway, user: &str) -> Self {
+        let token = gateway.token(user);
+        let mut client = Self::upgrade(stream, gateway, user);
+        client.say_hello(token, Terminal::Desktop, "test");
+        client
+    }
+
+    fn say_hello(&mut self, token: String, terminal: Terminal, device: &str) {
         let hello = body::Hello {
             token,
             terminal: terminal as u8,
             device: device.to_owned(),
             epoch: 0,
         };
-        client.write(&frame::encode(FrameKind::Hello, 1, &hello));
-        let welcome = client.read_kind(FrameKind::Welcome);
+        self.write(&frame::encode(FrameKind::Hello, 1, &hello));
+        let welcome = self.read_kind(FrameKind::Welcome);
         let welcome = Frame::parse(&welcome).expect("a frame");
         assert_eq!(welcome.reference, 1);
         let body = welcome.access::<body::ArchivedWelcome>().expect("a welcome");
-        client.epoch = body.epoch.to_native();
-        client
+        self.epoch = body.epoch.to_native();
     }
 
     /// Upgrades and says nothing.
@@ -99,12 +115,16 @@ impl Client {
     ///
     /// If the upgrade is refused.
     pub fn connect(gateway: &Gateway, user: &str) -> Self {
+        Self::upgrade(gateway.connect(), gateway, user)
+    }
+
+    fn upgrade(stream: TcpStream, gateway: &Gateway, user: &str) -> Self {
         let mut request = gateway.ws_url.as_str().into_client_request().expect("a URL");
         let subprotocol = "corelane.rkyv.v1".parse().expect("ASCII");
         request
             .headers_mut()
             .insert("Sec-WebSocket-Protocol", subprotocol);
-        let (socket, _) = tungstenite::client(request, gateway.connect()).expect("the upgrade is accepted");
+        let (socket, _) = tungstenite::client(request, stream).expect("the upgrade is accepted");
         Self {
             socket,
             next_reference: 2,

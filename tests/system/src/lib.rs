@@ -3,7 +3,7 @@
 //! The binaries are taken from `CORELANE_BIN_DIR` (set by `ops/test`) or from the directory that the test itself was
 //! built into. A test that finds none fails and says what to build.
 
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -199,6 +199,25 @@ impl Drop for Running {
     }
 }
 
+/// A port of 127.0.0.1 that is free now and stays so while nobody listens on it: below every range that connections get
+/// theirs from.
+///
+/// # Panics
+///
+/// Never: all of them are below 10,000.
+pub fn free_port() -> u16 {
+    const FIRST: u32 = 2_000;
+    const COUNT: u32 = 8_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let at = std::process::id().wrapping_mul(61) + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(FIRST + at % COUNT).expect("below 10,000");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// Ports that stay the same over the lives of what listens on them.
 #[derive(Debug, Clone, Copy)]
 pub struct Ports {
@@ -209,28 +228,13 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Four that are free now and stay so while nobody listens on them: below every range that connections get theirs
-    /// from.
-    ///
-    /// # Panics
-    ///
-    /// Never: all of them are below 10,000.
+    /// Four that are free.
     pub fn find() -> Self {
-        const FIRST: u32 = 2_000;
-        const COUNT: u32 = 8_000;
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let free = || loop {
-            let at = std::process::id().wrapping_mul(61) + NEXT.fetch_add(1, Ordering::Relaxed);
-            let port = u16::try_from(FIRST + at % COUNT).expect("below 10,000");
-            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-                return port;
-            }
-        };
         Self {
-            ws: free(),
-            http: free(),
-            link: free(),
-            admin: free(),
+            ws: free_port(),
+            http: free_port(),
+            link: free_port(),
+            admin: free_port(),
         }
     }
 }
@@ -305,6 +309,8 @@ pub struct Gateway {
     pub link: Option<String>,
     /// Data directory.
     pub data: PathBuf,
+    /// What connections to it begin with: nothing, or the header that a proxy in front of it would send.
+    pub preface: Vec<u8>,
 }
 
 impl Gateway {
@@ -408,6 +414,7 @@ impl Gateway {
             http: http.map_or_else(own_http, str::to_owned),
             link: line.contains(" link=").then(|| field(line, "link")),
             data: data.to_owned(),
+            preface: Vec::new(),
         }
     }
 
@@ -445,16 +452,19 @@ impl Gateway {
             .to_owned()
     }
 
-    /// A TCP connection to the WebSocket port, with a timeout on reads.
+    /// A TCP connection to the WebSocket port, with a timeout on reads, that begins with the preface.
     ///
     /// # Panics
     ///
     /// If it cannot be connected.
     pub fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.ws).expect("the gateway listens");
+        let mut stream = TcpStream::connect(self.ws).expect("the gateway listens");
         stream
             .set_read_timeout(Some(Duration::from_secs(10)))
             .expect("a timeout can be set");
+        stream
+            .write_all(&self.preface)
+            .expect("a new connection takes some bytes");
         stream
     }
 }

@@ -1,11 +1,13 @@
 //! A peer that keeps no rules: a plain socket, and the few bytes that get it as far as a test needs.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use corelane_protocol::frame::{self, Frame, FrameKind, body};
+use corelane_protocol::proxy::SIGNATURE;
 use corelane_protocol::ws::{Decoder, Item, Opcode, Role, client_frame};
-use socket2::{SockFilter, SockRef};
+use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
 use crate::Gateway;
 
@@ -41,7 +43,15 @@ pub fn answer_to(gateway: &Gateway, request: &[u8]) -> String {
 ///
 /// If it was not.
 pub fn upgraded(gateway: &Gateway, subprotocol: &str) -> TcpStream {
-    let mut stream = gateway.connect();
+    upgraded_over(gateway.connect(), subprotocol)
+}
+
+/// The same, of a connection that stands.
+///
+/// # Panics
+///
+/// If it was not.
+pub fn upgraded_over(mut stream: TcpStream, subprotocol: &str) -> TcpStream {
     let request = format!("{UPGRADE}Sec-WebSocket-Protocol: {subprotocol}\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("the gateway reads");
     let mut head = Vec::new();
@@ -56,6 +66,51 @@ pub fn upgraded(gateway: &Gateway, subprotocol: &str) -> TcpStream {
         String::from_utf8_lossy(&head)
     );
     stream
+}
+
+/// A connection from this address of our own, with a timeout on reads.
+///
+/// # Panics
+///
+/// If it cannot be connected.
+pub fn connect_from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket
+        .bind(&SocketAddr::from((source, 0)).into())
+        .expect("all of 127.0.0.0/8 is ours");
+    socket.connect(&to.into()).expect("somebody listens");
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true).expect("TCP");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .expect("a timeout can be set");
+    stream
+}
+
+/// What a proxy puts in front of the connection of a client at `source`: a header of PROXY protocol version 2, with `tlvs`
+/// behind its addresses.
+///
+/// # Panics
+///
+/// If it were longer than 64 KiB.
+pub fn proxy_header(source: SocketAddr, tlvs: &[u8]) -> Vec<u8> {
+    let (protocol, addresses) = match source.ip() {
+        IpAddr::V4(address) => (0x11, address.octets().repeat(2)),
+        IpAddr::V6(address) => (0x21, address.octets().repeat(2)),
+    };
+    let port = source.port().to_be_bytes();
+    let length = u16::try_from(addresses.len() + 2 * port.len() + tlvs.len()).expect("below 64 KiB");
+    let fixed = [0x21, protocol];
+    [
+        &SIGNATURE[..],
+        &fixed,
+        &length.to_be_bytes(),
+        &addresses,
+        &port,
+        &port,
+        tlvs,
+    ]
+    .concat()
 }
 
 /// A whole masked frame.

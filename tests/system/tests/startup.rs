@@ -45,6 +45,16 @@ fn a_wrong_key_or_value_is_named_with_what_is_allowed() {
     );
     let text = failure(data.path(), &["store.durability=sometimes"]);
     assert!(text.contains("sometimes") && text.contains("full, os"), "{text}");
+    let text = failure(
+        data.path(),
+        &["gateway.proxy_sources=[\"10.0.0.4\", \"10.0.0.5/8\"]"],
+    );
+    assert!(
+        text.contains("gateway.proxy_sources")
+            && text.contains("\"10.0.0.5/8\"")
+            && text.contains("10.0.0.0/8"),
+        "{text}"
+    );
     let file = data.path().join("gateway.toml");
     std::fs::write(&file, "[connection]\nheartbeat_ms = 5\n").unwrap();
     let output = Command::new(binary("corelane-gateway"))

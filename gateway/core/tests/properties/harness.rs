@@ -1,7 +1,7 @@
 //! A shard with clients and a router around it: real frames, a real link, virtual time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use corelane_gateway_core::event::{Accepted, Claims, Input, LinkId, Output, ShardMessage, TokenVerdict};
@@ -15,6 +15,7 @@ use corelane_protocol::link::body::{ArchivedClaim, ArchivedConsumed, BusBatch, C
 use corelane_protocol::link::codec::{LinkCodec, LinkEvent, LinkRole, LinkSecret, PeerInfo};
 use corelane_protocol::link::record::{Record, RecordKind};
 use corelane_protocol::listener::ListenerKind;
+use corelane_protocol::proxy::SIGNATURE;
 use corelane_protocol::terminal::Terminal;
 use corelane_protocol::time::Now;
 use corelane_protocol::ws::{Decoder, Item, Opcode, Role, client_frame};
@@ -437,6 +438,30 @@ impl World {
     }
 
     pub fn accept_as(&mut self, id: ConnId, reserve: bool) {
+        let accepted = Accepted {
+            listener: 0,
+            kind: ListenerKind::Plain,
+            peer: SocketAddr::from(([127, 0, 0, 1], 40_000)),
+            reserve,
+        };
+        self.accept_with(id, accepted);
+    }
+
+    /// A socket from `peer` at a listener for proxies.
+    pub fn accept_proxied(&mut self, peer: IpAddr) -> ConnId {
+        let id = ConnId::new(0, self.next_slot, 1);
+        self.next_slot += 1;
+        let accepted = Accepted {
+            listener: 0,
+            kind: ListenerKind::Proxy,
+            peer: SocketAddr::new(peer, 40_000),
+            reserve: false,
+        };
+        self.accept_with(id, accepted);
+        id
+    }
+
+    fn accept_with(&mut self, id: ConnId, accepted: Accepted) {
         self.clients.insert(
             id,
             Client {
@@ -451,12 +476,6 @@ impl World {
                 answer: String::new(),
             },
         );
-        let accepted = Accepted {
-            listener: 0,
-            kind: ListenerKind::Plain,
-            peer: SocketAddr::from(([127, 0, 0, 1], 40_000)),
-            reserve,
-        };
         self.input(Input::Accepted(id, accepted));
     }
 
@@ -675,6 +694,27 @@ pub fn upgrade(path: &str, subprotocol: &str, more: &str) -> Vec<u8> {
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{offered}{more}\r\n"
     )
     .into_bytes()
+}
+
+/// What a proxy puts in front of the connection of a client at `source`, with `tlvs` behind its addresses.
+pub fn proxy_header(source: SocketAddr, tlvs: &[u8]) -> Vec<u8> {
+    let (protocol, addresses) = match source.ip() {
+        IpAddr::V4(address) => (0x11, address.octets().repeat(2)),
+        IpAddr::V6(address) => (0x21, address.octets().repeat(2)),
+    };
+    let port = source.port().to_be_bytes();
+    let length = (addresses.len() + 2 * port.len() + tlvs.len()) as u16;
+    let fixed = [0x21, protocol];
+    [
+        &SIGNATURE[..],
+        &fixed,
+        &length.to_be_bytes(),
+        &addresses,
+        &port,
+        &port,
+        tlvs,
+    ]
+    .concat()
 }
 
 pub fn masked(opcode: Opcode, payload: &[u8]) -> Vec<u8> {

@@ -24,6 +24,7 @@ mod kick;
 mod lease;
 mod link_loss;
 mod order;
+mod proxied;
 mod rate;
 mod reads;
 mod reclaim;
