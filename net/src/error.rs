@@ -28,7 +28,7 @@ pub enum EngineError {
     },
     /// A seccomp filter, usually the container engine's default profile.
     #[error(
-        "a seccomp filter blocks io_uring ({step}: {source}; /proc/self/status says Seccomp: {mode}); container engines do so by default: run the container with a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register"
+        "a seccomp filter blocks io_uring ({step}: {source}; /proc/self/status says Seccomp: {mode}); container engines do so by default: run the container with a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register, such as ops/seccomp/corelane.json"
     )]
     Seccomp {
         /// Value of `Seccomp:` in `/proc/self/status`.
