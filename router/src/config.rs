@@ -438,6 +438,22 @@ mod tests {
     }
 
     #[test]
+    fn the_file_for_clusters_is_in_order() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/config/router.toml");
+        // As the manifests name each router, and give it its secret.
+        let variables = [
+            ("CORELANE__ROUTER__NODE", "corelane-router-0"),
+            ("CORELANE__REGISTRY__PASSWORD", "secret"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = RouterConfig::load(Some(&file), variables.into_iter(), &[]).unwrap();
+        assert!(!config.router.demo, "nobody else may mint tokens");
+        assert_eq!(config.router.node, "corelane-router-0");
+        let redis = config.registry.redis().unwrap();
+        assert_eq!(redis.password, "secret");
+    }
+
+    #[test]
     fn a_wrong_key_or_value_is_named_with_what_is_allowed() {
         let text = load("[router]\nhttp_lisen = \"127.0.0.1:1\"\n", &[]).unwrap_err();
         assert!(

@@ -267,6 +267,21 @@ mod tests {
     }
 
     #[test]
+    fn the_file_for_clusters_is_in_order() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/config/gateway.toml");
+        let config = Config::load(Some(&file), std::iter::empty(), &[]).unwrap();
+        assert!(!config.router.embedded && !config.router.seeds.is_empty());
+        assert!(!config.demo.enabled, "nobody else may mint tokens");
+        // As the manifests name each gateway.
+        let pod = (
+            "CORELANE__GATEWAY__NODE".to_owned(),
+            "corelane-gateway-0".to_owned(),
+        );
+        let config = Config::load(Some(&file), std::iter::once(pod), &[]).unwrap();
+        assert_eq!(config.gateway.node, "corelane-gateway-0");
+    }
+
+    #[test]
     fn a_wrong_key_is_named_with_what_is_allowed() {
         let text = flags(&["gateway.lisen=127.0.0.1:1"]).unwrap_err().to_string();
         assert!(

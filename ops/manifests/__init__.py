@@ -1,0 +1,1 @@
+"""What ops/check-manifests checks: one module per kind of file."""
