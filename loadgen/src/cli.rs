@@ -1,12 +1,12 @@
 //! The command line.
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
 use crate::plan::Arrivals;
+use crate::sources::Sources;
 use crate::threshold::Threshold;
 use crate::units;
 
@@ -75,56 +75,10 @@ impl Pause {
     }
 }
 
-/// Source addresses to connect from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sources {
-    first: u32,
-    count: u32,
-}
-
-impl Sources {
-    /// Reads an IPv4 address or network.
-    ///
-    /// # Errors
-    ///
-    /// A text for people that names the value and what is allowed.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!(
-                "`{text}` is no source; allowed: an IPv4 address or network, such as 127.0.0.2 or 127.0.0.0/8"
-            )
-        };
-        let (address, bits) = text.split_once('/').unwrap_or((text, "32"));
-        let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
-        let bits: u32 = bits
-            .parse()
-            .ok()
-            .filter(|bits| (1..=32).contains(bits))
-            .ok_or_else(wrong)?;
-        let size = 1_u64 << (32 - bits);
-        let network = u64::from(u32::from(address)) / size * size;
-        // The first and last address of a network of some size are no hosts.
-        let (first, count) = if size > 2 {
-            (network + 1, size - 2)
-        } else {
-            (network, size)
-        };
-        Ok(Self {
-            first: u32::try_from(first).map_err(|_| wrong())?,
-            count: u32::try_from(count).map_err(|_| wrong())?,
-        })
-    }
-
-    /// Address number `index`, starting over when they are used up.
-    pub fn address(&self, index: u32) -> Ipv4Addr {
-        Ipv4Addr::from(self.first.wrapping_add(index % self.count))
-    }
-}
-
 /// An open-loop load generator for WebSocket services that checks what it receives.
 ///
 /// Exit codes: 0 pass, 1 internal error, 2 usage, 3 target unreachable, 4 a promise was broken (lost, doubled,
-/// reordered, dropped, or the log differs), 5 void (the generator itself was the bottleneck), 99 a threshold
+/// reordered, dropped, incomplete, or the log differs), 5 void (the generator itself was the bottleneck), 99 a threshold
 /// failed, 130 interrupted.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "corelane-loadgen", version, args_override_self = true)]
@@ -136,8 +90,10 @@ pub struct Options {
     /// What to do.
     #[arg(value_enum)]
     pub scenario: Scenario,
-    /// Where: `ws://host:port/path`. Corelane scenarios use /ws if there is no path.
-    pub url: String,
+    /// Where: `ws://host:port/path`, several for a cluster. Corelane scenarios use /ws if there is no path. Connections
+    /// are spread evenly, the two users of a pair onto different ones; whoever reconnects goes to the next.
+    #[arg(required = true, value_name = "URL")]
+    pub urls: Vec<String>,
     /// Connections.
     #[arg(short = 'c', long, default_value = "100", value_parser = units::count)]
     pub connections: u32,
@@ -171,15 +127,21 @@ pub struct Options {
     /// Writes histograms, one interval per second.
     #[arg(long)]
     pub hlog: Option<PathBuf>,
+    /// Writes one line per second as CSV: second, sent, acked, delivered, p50 and p99 of due to delivery, reconnects.
+    #[arg(long, value_name = "FILE")]
+    pub per_second: Option<PathBuf>,
     /// Brings back a plan; drawn and printed if not given.
     #[arg(long)]
     pub seed: Option<u64>,
     /// The target's token secret (DATA/token.key): the run's users are minted from it.
     #[arg(long)]
     pub secret_file: Option<PathBuf>,
-    /// The router's HTTP API [default: <http://HOST:7080>].
-    #[arg(long)]
-    pub http: Option<String>,
+    /// A router's HTTP API (repeatable: any of them may answer) [default: <http://HOST:7080> of each target].
+    #[arg(long, value_name = "URL")]
+    pub http: Vec<String>,
+    /// Gateway or router whose Prometheus counters are read before and after the run (repeatable).
+    #[arg(long, value_name = "URL", value_parser = crate::metrics::address)]
+    pub metrics: Vec<String>,
     /// The API's key (DATA/admin.key): needed for groups and for comparing the log.
     #[arg(long)]
     pub admin_key_file: Option<PathBuf>,
@@ -210,6 +172,13 @@ pub struct Options {
     /// Reconnects when a connection dies, and goes on.
     #[arg(long)]
     pub reconnect: bool,
+    /// Faults are made on purpose: reconnects without end, sends again what was not answered, counts what comes twice
+    /// as redelivered, and fails if a terminal is not complete when the settling time is over.
+    #[arg(long)]
+    pub faults: bool,
+    /// With --faults: how long terminals may take to be complete after the last send was due.
+    #[arg(long, default_value = "30s", value_parser = units::duration)]
+    pub settle: Duration,
     /// File that gets one line per ack, as it comes.
     #[arg(long)]
     pub ledger: Option<PathBuf>,
@@ -278,6 +247,13 @@ impl Options {
                 self.threads, self.connections
             ));
         }
+        if self.urls.len() > self.connections as usize {
+            return wrong(format!(
+                "{} targets are more than --connections {}; allowed: as many or fewer",
+                self.urls.len(),
+                self.connections
+            ));
+        }
         if !self.scenario.is_corelane() {
             return Ok(());
         }
@@ -329,6 +305,11 @@ impl Options {
             }
         }
         Ok(())
+    }
+
+    /// Whether a connection that ends is made again.
+    pub const fn reconnects(&self) -> bool {
+        self.reconnect || self.faults
     }
 
     /// Number of groups of the run.
@@ -394,6 +375,9 @@ mod tests {
             (&["direct", "ws://h"], "--secret-file"),
             (&["group", "ws://h", "--secret-file", "k"], "--admin-key-file"),
             (&["echo", "ws://h", "-c", "0"], "0"),
+            (&["echo", "ws://h", "ws://i", "-c", "1"], "2 targets"),
+            (&["echo", "ws://h", "--metrics", "ftp://h"], "ftp://h"),
+            (&["echo"], "URL"),
             (&["idle", "ws://h", "--secret-file", "k", "--reach", "200"], "200"),
             (&["echo", "ws://h", "--pause-reader", "often"], "often"),
             (&["echo", "ws://h", "--source-addrs", "::1"], "::1"),
@@ -402,16 +386,5 @@ mod tests {
             let error = parse(args).unwrap_err();
             assert!(error.contains(named), "{error}");
         }
-    }
-
-    #[test]
-    fn sources_are_hosts_of_their_network() {
-        let sources = Sources::parse("127.0.0.0/8").unwrap();
-        assert_eq!(sources.address(0), Ipv4Addr::LOCALHOST);
-        assert_eq!(sources.address(256), Ipv4Addr::new(127, 0, 1, 1));
-        assert_eq!(
-            Sources::parse("127.0.0.9").unwrap().address(5),
-            Ipv4Addr::new(127, 0, 0, 9)
-        );
     }
 }

@@ -3,9 +3,13 @@
 //! A fault is the end of the connection, a `Resync`, or a send that was answered `retry` or `unavailable`. It explains
 //! frames that come twice or late for `FAULT_ECHO_NS` behind it. What a fault sets loose may overtake the word of it,
 //! so a broken rule counts only when no fault follows within `SUSPECT_NS`. Nothing is put down to faults of others.
+//!
+//! Where faults are made on purpose, what comes twice, late, or back to its sender is put down to them wherever it comes:
+//! a router that takes over publishes again what the dead one may have published, to terminals whose connections stand.
+//! What never comes is not.
 
 use crate::shared::Tally;
-use crate::verify::{Moment, Verdict};
+use crate::verify::{GAP_AGE_NS, Moment, Verdict};
 
 /// How long after a fault doubled and swapped frames are put down to it.
 const FAULT_ECHO_NS: u64 = 10_000_000_000;
@@ -15,15 +19,41 @@ const SUSPECT_NS: u64 = 2_000_000_000;
 const SUSPECTS_MAX: usize = 1_000;
 
 /// Faults of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Faults {
+    /// They are made on purpose.
+    are_expected: bool,
+    gap_age_ns: u64,
     count: u64,
     last_ns: u64,
     /// Frames that broke a rule, and when.
     suspects: Vec<(u64, Verdict)>,
 }
 
+impl Default for Faults {
+    fn default() -> Self {
+        Self::new(None)
+    }
+}
+
 impl Faults {
+    /// None so far. Where they are made on purpose, `settle_ns` is how long they may take to be mended: a gap that was open
+    /// for less when a fault is told of may be its doing.
+    pub fn new(settle_ns: Option<u64>) -> Self {
+        Self {
+            are_expected: settle_ns.is_some(),
+            gap_age_ns: settle_ns.map_or(GAP_AGE_NS, |settle_ns| settle_ns.max(GAP_AGE_NS)),
+            count: 0,
+            last_ns: 0,
+            suspects: Vec::new(),
+        }
+    }
+
+    /// A gap that has been open so long is not put down to a fault that comes then.
+    pub const fn gap_age_ns(&self) -> u64 {
+        self.gap_age_ns
+    }
+
     /// A fault.
     pub fn note(&mut self, now_ns: u64, tally: &mut Tally) {
         self.count += 1;
@@ -46,6 +76,7 @@ impl Faults {
             now_ns,
             epoch: self.count,
             calm: self.is_calm(now_ns),
+            gap_age_ns: self.gap_age_ns,
         }
     }
 
@@ -64,6 +95,9 @@ impl Faults {
     pub fn judge(&mut self, verdict: Verdict, now_ns: u64, tally: &mut Tally) {
         if !matches!(verdict, Verdict::Doubled | Verdict::Reordered | Verdict::Returned) {
             return count(verdict, tally);
+        }
+        if self.are_expected {
+            return count(explained(verdict), tally);
         }
         let old = self
             .suspects
@@ -155,5 +189,18 @@ mod tests {
         let (mut faults, mut tally) = (Faults::default(), Tally::default());
         (0..=SUSPECTS_MAX).for_each(|_| faults.judge(Verdict::Doubled, S, &mut tally));
         assert_eq!(tally.duplicated, 1);
+    }
+
+    #[test]
+    fn where_faults_are_made_on_purpose_nothing_waits_for_one_of_its_own() {
+        let (mut faults, mut tally) = (Faults::new(Some(30 * S)), Tally::default());
+        for verdict in [Verdict::Doubled, Verdict::Returned, Verdict::Reordered] {
+            faults.judge(verdict, S, &mut tally);
+        }
+        faults.settle(&mut tally);
+        let strict = (tally.duplicated, tally.returned, tally.reordered);
+        assert_eq!((strict, tally.redelivered, tally.late), ((0, 0, 0), 2, 1));
+        assert_eq!(faults.gap_age_ns(), 30 * S);
+        assert_eq!(Faults::new(Some(0)).gap_age_ns(), Faults::default().gap_age_ns());
     }
 }

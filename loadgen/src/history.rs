@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine as _;
+use corelane_protocol::id::ClientMsgId;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -16,6 +17,8 @@ use crate::api::{Api, ApiError};
 use crate::ledger::{Entry, Ledger, Outcome, id_text};
 use crate::names::{ConvKey, Names};
 use crate::payload::Stamp;
+use crate::shared::Groups;
+use crate::verify::{Digest, LogEnd};
 
 /// What the comparison found. All but the first four must be 0.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -242,14 +245,28 @@ pub fn compare(conv: &str, sends: &[&Entry], log: &[LogRow], floor: u64, run: u6
 pub struct ReadBack {
     /// What the comparison found.
     pub findings: Findings,
-    /// Last seq of every conversation.
-    pub heads: HashMap<ConvKey, u64>,
+    /// Where every conversation ends.
+    pub heads: HashMap<ConvKey, LogEnd>,
 }
 
 const READERS: usize = 3;
 const PAGE_LIMIT: u32 = 200;
 
-/// Reads all conversations of `ledger` and `extra` back and compares them.
+/// What stands in a log behind its first `base` places; `None` if it has holes.
+fn digest(log: &[LogRow], base: u64, head: u64) -> Option<Digest> {
+    let mut digest = Digest::default();
+    let mut seq = base;
+    for row in log.iter().filter(|row| row.seq > base) {
+        seq += 1;
+        if row.seq != seq {
+            return None;
+        }
+        digest.add(seq, ClientMsgId(row.id));
+    }
+    (seq == head.max(base)).then_some(digest)
+}
+
+/// Reads all conversations of `ledger` and of `groups` back and compares them.
 ///
 /// # Errors
 ///
@@ -263,9 +280,11 @@ pub fn read_back(
     names: Names,
     run: u64,
     ledger: &Ledger,
-    extra: &[ConvKey],
+    groups: &Groups,
 ) -> Result<ReadBack, ApiError> {
-    let mut sends: HashMap<ConvKey, Vec<&Entry>> = extra.iter().map(|conv| (*conv, Vec::new())).collect();
+    let mut sends: HashMap<ConvKey, Vec<&Entry>> = (0..groups.count())
+        .map(|group| (ConvKey::group(group), Vec::new()))
+        .collect();
     for entry in ledger.entries() {
         sends.entry(entry.conv).or_default().push(entry);
     }
@@ -277,9 +296,13 @@ pub fn read_back(
             let conv = names.conv_id(*key).to_string();
             let (log, head, floor) = read_conversation(api, names, &conv)?;
             let findings = compare(&conv, sends, &log, floor, run);
+            let end = LogEnd {
+                seq: head,
+                digest: digest(&log, groups.base(*key), head),
+            };
             let mut result = result.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             result.findings.merge(findings);
-            result.heads.insert(*key, head);
+            result.heads.insert(*key, end);
         }
         Ok(())
     };
@@ -441,5 +464,19 @@ mod tests {
         assert_eq!((row.seq, row.sender, row.stamp), (7, Some(3), Some(stamp)));
         assert_eq!(row.id[15], 1);
         assert_eq!(LogRow::of_json(&json!({"seq": 1}), &names), None);
+    }
+
+    #[test]
+    fn the_digest_of_a_log_is_that_of_a_terminal_that_has_it() {
+        let sends = sends(&[Outcome::Acked(3), Outcome::Acked(4), Outcome::Acked(5)]);
+        let rows: Vec<LogRow> = (3..).zip(&sends).map(|(seq, entry)| row(entry, seq)).collect();
+        let mut expected = Digest::default();
+        (3..)
+            .zip(&sends)
+            .for_each(|(seq, entry)| expected.add(seq, entry.id));
+        assert_eq!(digest(&rows, 2, 5), Some(expected));
+        assert_eq!(digest(&rows, 2, 6), None, "the last one was not read");
+        assert_eq!(digest(&[rows[0].clone(), rows[2].clone()], 2, 5), None);
+        assert_eq!(digest(&[], 2, 2), Some(Digest::default()));
     }
 }

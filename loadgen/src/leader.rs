@@ -1,29 +1,36 @@
 //! The main thread of a run, which leads the others through the phases.
 //!
 //! connect, run, quiet (answers are awaited), settle (the rest is given up and the log is read back), check
-//! (every terminal must become complete), repair (what is missing is pulled), close.
+//! (every terminal must become complete), repair (what is missing is pulled), close. Where faults are made on purpose,
+//! quiet and check together may last until the settling time is over.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-use crate::api::{Api, ApiError};
+use crate::api::Api;
 use crate::cli::Scenario;
 use crate::clock::ns_of;
 use crate::driver::{self, DriverError, Finish};
 use crate::history::{self, Findings};
 use crate::ledger::Ledger;
+use crate::live::Live;
+use crate::metrics::Scraper;
 use crate::names::ConvKey;
 use crate::proc::{self, Usage};
 use crate::record::Recorder;
-use crate::report::human_us;
 use crate::run::RunError;
-use crate::shared::{Phase, Shared, Tally};
+use crate::seconds::Seconds;
+use crate::shared::{Interval, Phase, SECOND_NS, Shared, Tally};
+use crate::verify::LogEnd;
 
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Shortest time for a look at every terminal, however late it is.
+const CHECK_TIME_MIN: Duration = Duration::from_secs(2);
+/// Gateways leave their counters four times a second.
+const METRICS_DELAY: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(50);
 /// How long the run starts after all connections stand, so that all threads see its start first.
 const START_AFTER_NS: u64 = 200_000_000;
@@ -52,15 +59,18 @@ pub(crate) struct Leader {
     pub(crate) recorder: Recorder,
     /// Counters of all threads.
     pub(crate) tally: Tally,
-    heads: HashMap<ConvKey, u64>,
+    heads: HashMap<ConvKey, LogEnd>,
     ledger: Ledger,
     /// What is left of the threads that are done.
     pub(crate) finished: Vec<Finish>,
     /// The latencies of each second with its end, if the run keeps them.
     pub(crate) intervals: Vec<(u64, Recorder)>,
+    /// What happened in each second, if the run keeps that.
+    pub(crate) seconds: Seconds,
+    /// What the target's processes counted.
+    pub(crate) scraper: Scraper,
     tick_at_ns: u64,
-    tick_tally: Tally,
-    is_terminal: bool,
+    live: Live,
     /// Usage of the target at both ends of the measured part, and when it was read.
     pub(crate) usage: [(Option<Usage>, u64); 2],
 }
@@ -88,7 +98,7 @@ impl Leader {
         }
         let now_ns = shared.clock.now_ns();
         Ok(Self {
-            is_terminal: !shared.options.quiet && std::io::stderr().is_terminal(),
+            live: Live::new(shared.options.quiet),
             threads: shared.options.threads as usize,
             shared,
             api,
@@ -100,8 +110,9 @@ impl Leader {
             ledger: Ledger::default(),
             finished: Vec::new(),
             intervals: Vec::new(),
-            tick_at_ns: now_ns + 1_000_000_000,
-            tick_tally: Tally::default(),
+            seconds: Seconds::default(),
+            scraper: Scraper::default(),
+            tick_at_ns: now_ns + SECOND_NS,
             usage: [(None, 0); 2],
         })
     }
@@ -117,23 +128,57 @@ impl Leader {
             return Ok(outcome);
         }
         if !self.is_interrupted() {
+            self.scraper.read_before(&self.shared.options.metrics);
             self.run_plan()?;
         }
         outcome.interrupted = self.is_interrupted();
         if !outcome.interrupted {
-            self.wait_for(Phase::Quiet, self.shared.options.drain)?;
+            self.wait_for(Phase::Quiet, self.patience())?;
             self.wait_for(Phase::Settle, Duration::from_secs(30))?;
             self.compare_log(&mut outcome);
             self.shared.set_heads(std::mem::take(&mut self.heads));
-            if !self.wait_for(Phase::Check, self.shared.options.drain)? {
+            if !self.wait_for(Phase::Check, self.time_to_check())? {
                 self.wait_for(Phase::Repair, Duration::from_secs(10))?;
             }
             outcome.interrupted = self.is_interrupted();
+            self.read_metrics()?;
         }
         self.wait_for(Phase::Close, CLOSE_TIMEOUT)?;
         self.take_interval(true);
-        self.clear_line();
+        self.live.clear();
         Ok(outcome)
+    }
+
+    /// How long answers and deliveries may still take.
+    fn patience(&self) -> Duration {
+        let options = &self.shared.options;
+        if options.faults {
+            Duration::from_nanos(self.shared.settled_by_ns().saturating_sub(self.now_ns()))
+        } else {
+            options.drain
+        }
+    }
+
+    fn time_to_check(&self) -> Duration {
+        let patience = self.patience();
+        if self.shared.options.faults {
+            // What came in time is known by its own time.
+            patience.max(CHECK_TIME_MIN)
+        } else {
+            patience
+        }
+    }
+
+    fn read_metrics(&mut self) -> Result<(), RunError> {
+        if self.shared.options.metrics.is_empty() {
+            return Ok(());
+        }
+        let end_ns = self.now_ns() + ns_of(METRICS_DELAY);
+        while self.now_ns() < end_ns {
+            self.receive(TICK)?;
+        }
+        self.scraper.read_after(&self.shared.options.metrics);
+        Ok(())
     }
 
     /// Makes all connections; false if that failed for a reason of our own.
@@ -150,7 +195,7 @@ impl Leader {
         }
         self.wait_for(Phase::Close, CLOSE_TIMEOUT)?;
         self.take_interval(true);
-        self.clear_line();
+        self.live.clear();
         if self.tally.ports_exhausted + self.tally.slots_exhausted > 0 {
             // The report says so: void.
             return Ok(false);
@@ -171,18 +216,18 @@ impl Leader {
     }
 
     fn run_plan(&mut self) -> Result<(), RunError> {
-        let start_ns = self.now_ns() + START_AFTER_NS;
+        // A whole second, so that the seconds in which things are counted are those of the run.
+        let start_ns = (self.now_ns() + START_AFTER_NS).next_multiple_of(SECOND_NS);
         self.shared.set_start(start_ns);
         self.shared.enter(Phase::Run);
         let options = &self.shared.options;
-        let (plan_length, _) = self.shared.plan_shape();
         let marks = [
             start_ns + ns_of(options.warmup),
             start_ns + ns_of(options.warmup) + ns_of(options.duration),
         ];
         let reaches = options.scenario == Scenario::Idle && options.reach > 0;
         let end_ns = if reaches {
-            self.shared.plan_start_ns() + plan_length
+            self.shared.load_end_ns()
         } else {
             marks[1]
         };
@@ -246,8 +291,8 @@ impl Leader {
             driver::Report::Connected => Phase::Connect,
             driver::Report::Quiet => Phase::Quiet,
             driver::Report::Settled(heads, ledger) => {
-                for (conv, head) in heads {
-                    raise(&mut self.heads, conv, head);
+                for (conv, seq) in heads {
+                    raise(&mut self.heads, conv, LogEnd { seq, digest: None });
                 }
                 self.ledger.append(ledger);
                 Phase::Settle
@@ -275,20 +320,23 @@ impl Leader {
             outcome.log_not_compared = Some("no --admin-key-file was given".to_owned());
             return;
         };
-        let groups: Vec<ConvKey> = (0..self.shared.groups.count()).map(ConvKey::group).collect();
+        let shared = Arc::clone(&self.shared);
         let end_ns = self.now_ns() + 20_000_000_000;
         loop {
-            match history::read_back(&api, self.shared.names, self.shared.run_id, &self.ledger, &groups) {
+            match history::read_back(&api, shared.names, shared.run_id, &self.ledger, &shared.groups) {
                 Ok(read_back) => {
-                    for (conv, head) in read_back.heads {
-                        raise(&mut self.heads, conv, head);
+                    for (conv, end) in read_back.heads {
+                        raise(&mut self.heads, conv, end);
                     }
                     outcome.log = Some(read_back.findings);
                     return;
                 }
                 // A target that is being restarted is worth waiting for.
-                Err(ApiError::Transport { .. })
-                    if self.shared.options.reconnect && self.now_ns() < end_ns && !self.is_interrupted() =>
+                Err(error)
+                    if error.is_away()
+                        && shared.options.reconnects()
+                        && self.now_ns() < end_ns
+                        && !self.is_interrupted() =>
                 {
                     if self.receive(Duration::from_millis(500)).is_err() {
                         return;
@@ -305,47 +353,52 @@ impl Leader {
     /// Once a second: takes what threads handed in, and writes the live line.
     fn tick(&mut self) {
         if self.now_ns() >= self.tick_at_ns {
-            self.tick_at_ns += 1_000_000_000;
+            self.tick_at_ns += SECOND_NS;
             self.take_interval(false);
         }
     }
 
     fn take_interval(&mut self, at_end: bool) {
-        let interval = std::mem::take(&mut *self.shared.interval());
-        self.recorder.merge(&interval.recorder);
-        self.tally.merge(&interval.tally);
-        if self.shared.options.hlog.is_some() {
-            self.intervals.push((self.now_ns(), interval.recorder.clone()));
+        let intervals = std::mem::take(&mut *self.shared.intervals());
+        let mut taken = Interval::default();
+        for (second, interval) in &intervals {
+            taken.merge(interval);
+            if self.shared.options.per_second.is_some() {
+                self.seconds.add(*second, interval);
+            }
         }
-        if self.is_terminal && !at_end {
-            let since = self.tally.since(&self.tick_tally);
-            self.tick_tally = self.tally;
-            let delivery = &interval.recorder.due_to_delivery;
-            let elapsed_s = Duration::from_nanos(self.now_ns() - 1_000_000_000).as_secs();
-            let phase = self.shared.phase();
-            let line = format!(
-                "\r\x1b[K{elapsed_s}s {phase:?}: {} connected, {}/s sent, {}/s acked, {}/s delivered, p50 {} p99 {}, {} lost {} doubled {} reordered {} dropped",
-                self.tally.connected,
-                since.sent,
-                since.acked,
-                since.delivered,
-                human_us(delivery.quantile_us(0.5)),
-                human_us(delivery.quantile_us(0.99)),
-                self.tally.lost,
-                self.tally.duplicated,
-                self.tally.reordered,
-                self.tally.dropped
-            );
-            // The live line is a courtesy; a terminal that went away does not end the run.
-            drop(std::io::stderr().write_all(line.as_bytes()));
+        let now_second = self.now_ns() / SECOND_NS;
+        self.seconds.close((!at_end).then_some(now_second));
+        self.recorder.merge(&taken.recorder);
+        self.tally.merge(&taken.tally);
+        if self.shared.options.hlog.is_some() {
+            self.intervals.push((self.now_ns(), taken.recorder.clone()));
+        }
+        if !at_end {
+            let elapsed_s = now_second.saturating_sub(1);
+            self.live
+                .show(elapsed_s, self.shared.phase(), &taken, &self.tally);
         }
     }
 
-    fn clear_line(&self) {
-        if self.is_terminal {
-            // As above.
-            drop(std::io::stderr().write_all(b"\r\x1b[K"));
+    /// Connections that stood at each target, those made again included.
+    pub(crate) fn connections(&self) -> Vec<u64> {
+        let mut connections = vec![0; self.shared.endpoints.len()];
+        for finish in &self.finished {
+            for (total, count) in connections.iter_mut().zip(&finish.connections) {
+                *total += count;
+            }
         }
+        connections
+    }
+
+    /// How long after the last send was due the last thing came that a terminal lacked.
+    pub(crate) fn complete_after(&self) -> Duration {
+        let completed_ns = self.finished.iter().map(|finish| finish.completed_ns).max();
+        let late_ns = completed_ns
+            .unwrap_or(0)
+            .saturating_sub(self.shared.load_end_ns());
+        Duration::from_nanos(late_ns)
     }
 
     /// What went wrong in all threads, and how often.
@@ -360,7 +413,10 @@ impl Leader {
     }
 }
 
-fn raise(heads: &mut HashMap<ConvKey, u64>, conv: ConvKey, head: u64) {
-    let entry = heads.entry(conv).or_insert(0);
-    *entry = (*entry).max(head);
+/// What was read of the log says more than an ack of the same place.
+fn raise(heads: &mut HashMap<ConvKey, LogEnd>, conv: ConvKey, end: LogEnd) {
+    let entry = heads.entry(conv).or_insert(end);
+    if end.seq > entry.seq || end.seq == entry.seq && end.digest.is_some() {
+        *entry = end;
+    }
 }

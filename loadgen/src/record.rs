@@ -5,6 +5,8 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::payload::Stamp;
+
 const HIGHEST_US: u64 = 3_600_000_000;
 
 /// One histogram of latencies.
@@ -31,6 +33,18 @@ impl Latency {
     /// Never: all histograms here have the same bounds.
     pub fn merge(&mut self, other: &Self) {
         self.0.add(&other.0).expect("both have the same bounds");
+    }
+
+    /// Without what is in `part`, which is a part of it.
+    ///
+    /// # Panics
+    ///
+    /// Only if it is none.
+    #[must_use]
+    pub fn without(&self, part: &Self) -> Self {
+        let mut rest = self.0.clone();
+        rest.subtract(&part.0).expect("a part of it");
+        Self(rest)
     }
 
     /// Forgets everything.
@@ -97,6 +111,8 @@ pub struct Recorder {
     pub due_to_ack: Latency,
     /// From due time to the moment at which a receiver had the message, live or in a page: the headline.
     pub due_to_delivery: Latency,
+    /// The part of it that was due in the second half.
+    pub second_half: Latency,
     /// The same from the first actual send: service time.
     pub sent_to_delivery: Latency,
     /// From due time to the moment at which the driver took the send up: how late we were ourselves.
@@ -106,10 +122,26 @@ pub struct Recorder {
 }
 
 impl Recorder {
+    /// A receiver has a message of the measured part, whose second half begins at `half_ns`.
+    pub fn delivered(&mut self, stamp: &Stamp, half_ns: u64, now_ns: u64) {
+        self.due_to_delivery.record_ns(stamp.due_ns, now_ns);
+        self.sent_to_delivery.record_ns(stamp.sent_ns, now_ns);
+        if stamp.due_ns >= half_ns {
+            self.second_half.record_ns(stamp.due_ns, now_ns);
+        }
+    }
+
+    /// What was due in the first and in the second half, from due time to delivery.
+    pub fn halves(&self) -> [Summary; 2] {
+        let first = self.due_to_delivery.without(&self.second_half);
+        [first.summary(), self.second_half.summary()]
+    }
+
     /// Adds everything of `other`.
     pub fn merge(&mut self, other: &Self) {
         self.due_to_ack.merge(&other.due_to_ack);
         self.due_to_delivery.merge(&other.due_to_delivery);
+        self.second_half.merge(&other.second_half);
         self.sent_to_delivery.merge(&other.sent_to_delivery);
         self.lateness.merge(&other.lateness);
         self.connect.merge(&other.connect);
@@ -120,6 +152,7 @@ impl Recorder {
         for latency in [
             &mut self.due_to_ack,
             &mut self.due_to_delivery,
+            &mut self.second_half,
             &mut self.sent_to_delivery,
             &mut self.lateness,
             &mut self.connect,
@@ -154,5 +187,26 @@ mod tests {
         assert_eq!((summary.count, summary.p50), (3, 0));
         assert!((1000..=1001).contains(&summary.max), "{}", summary.max);
         assert_eq!(Latency::default().summary(), Summary::default());
+    }
+
+    #[test]
+    fn each_half_has_what_was_due_in_it() {
+        let mut recorder = Recorder::default();
+        for (due_ns, latency_us) in [(10, 100), (19, 200), (20, 5_000), (29, 7_000), (25, 6_000)] {
+            let stamp = Stamp {
+                run: 1,
+                sender: 2,
+                conv: 3,
+                counter: 4,
+                due_ns,
+                sent_ns: due_ns,
+            };
+            recorder.delivered(&stamp, 20, due_ns + latency_us * 1_000);
+        }
+        let [first, second] = recorder.halves();
+        assert_eq!((first.count, second.count), (2, 3));
+        assert_eq!((first.p50, first.max), (100, 200));
+        assert!((5_995..=6_005).contains(&second.p50), "{}", second.p50);
+        assert_eq!(recorder.due_to_delivery.count(), 5);
     }
 }

@@ -1,11 +1,11 @@
-//! The verdict of a run and the report about it: for people, and as JSON (`schema.json`).
+//! The verdict of a run and the report about it, as JSON (`schema.json`); `text.rs` has it for people.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use serde::Serialize;
 
 use crate::history::Findings;
+use crate::metrics::TargetMetrics;
 use crate::proc::Machine;
 use crate::record::Summary;
 use crate::shared::Tally;
@@ -63,6 +63,56 @@ pub struct Latencies {
     pub connect: Summary,
 }
 
+/// The latencies from due time to delivery, by the half of the measured part in which sends were due: a target that falls
+/// behind slowly shows here.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Halves {
+    /// The first half.
+    pub first: Summary,
+    /// The second half.
+    pub second: Summary,
+    /// Median of the second half over that of the first; absent if one of them has none.
+    pub p50_ratio: Option<f64>,
+}
+
+impl Halves {
+    /// Compares two halves.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for people's limits")]
+    pub fn new([first, second]: [Summary; 2]) -> Self {
+        let has_ratio = first.p50 > 0 && second.count > 0;
+        let ratio = second.p50 as f64 / first.p50.max(1) as f64;
+        Self {
+            first,
+            second,
+            p50_ratio: has_ratio.then(|| (ratio * 1000.0).round() / 1000.0),
+        }
+    }
+}
+
+/// What went wrong on the target's side, and whether it was mended.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct FaultsSeen {
+    /// Faults: connections that ended, `Resync`, sends answered `retry` or `unavailable`.
+    pub seen: u64,
+    /// Connections that ended without being asked to.
+    pub disconnects: u64,
+    /// Sends handed to a socket again.
+    pub resends: u64,
+    /// Terminals that were not complete, or not online, when the settling time was over.
+    pub incomplete: u64,
+    /// How long after the last send was due the last terminal was complete; absent if one is not, or without `--faults`.
+    pub complete_after_s: Option<f64>,
+}
+
+/// One of the targets.
+#[derive(Debug, Clone, Serialize)]
+pub struct TargetConnections {
+    /// As it was given.
+    pub url: String,
+    /// Connections that stood there, those made again included.
+    pub connections: u64,
+}
+
 /// The target process.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct TargetUsage {
@@ -111,8 +161,10 @@ pub struct ThresholdResult {
 pub struct Report {
     /// Scenario.
     pub scenario: &'static str,
-    /// Target.
+    /// Targets, with spaces between them.
     pub url: String,
+    /// Each of them.
+    pub targets: Vec<TargetConnections>,
     /// How the process ends.
     pub verdict: Verdict,
     /// Exit code.
@@ -162,9 +214,11 @@ pub struct Report {
     /// All counters.
     pub counters: Tally,
     /// Faults seen.
-    pub faults: u64,
+    pub faults: FaultsSeen,
     /// Latencies.
     pub latency_us: Latencies,
+    /// The headline by halves, in us.
+    pub halves: Halves,
     /// The log beside the ledger; absent if it was not compared.
     pub log: Option<Findings>,
     /// Why the log was not compared.
@@ -175,6 +229,8 @@ pub struct Report {
     pub target_rss_bytes: Option<u64>,
     /// The target in full.
     pub target: Option<TargetUsage>,
+    /// What its processes counted.
+    pub targets_metrics: Vec<TargetMetrics>,
     /// The generator itself.
     pub generator: GeneratorUsage,
     /// An appending fdatasync of 4 KiB, sampled during the run.
@@ -221,6 +277,8 @@ impl Report {
         }
         let count = match metric {
             "offered" => return self.offered_per_s,
+            "second_half_ratio" => return self.halves.p50_ratio.unwrap_or(f64::NAN),
+            "complete_after_s" => return self.faults.complete_after_s.unwrap_or(f64::NAN),
             "cpu_us_per_message" => return self.target_cpu_us_per_message.unwrap_or(f64::NAN),
             "rss" => return self.target_rss_bytes.map_or(f64::NAN, |bytes| bytes as f64),
             "lost" => self.lost,
@@ -229,6 +287,8 @@ impl Report {
             "redelivered" => self.redelivered,
             "repaired" => self.repaired,
             "dropped" => self.dropped,
+            "incomplete" => self.faults.incomplete,
+            "reconnected" => self.counters.reconnected,
             "refused" => self.counters.refused,
             "unanswered" => self.counters.unanswered,
             "acked" => self.acked,
@@ -237,204 +297,6 @@ impl Report {
         };
         count as f64
     }
-
-    /// The summary for a terminal.
-    ///
-    /// # Panics
-    ///
-    /// Never: a `String` takes everything.
-    pub fn text(&self) -> String {
-        let mut out = String::new();
-        self.write_text(&mut out)
-            .expect("writing to a String cannot fail");
-        out
-    }
-
-    fn write_text(&self, out: &mut String) -> std::fmt::Result {
-        let c = &self.counters;
-        writeln!(
-            out,
-            "{} {}  run {} seed {}",
-            self.scenario, self.url, self.run_id, self.seed
-        )?;
-        writeln!(
-            out,
-            "  connections  {} of {} in {:.1} s, {} dropped, {} made again, {} offline at the end",
-            self.connected, self.connections, self.connect_seconds, self.dropped, c.reconnected, c.offline
-        )?;
-        writeln!(
-            out,
-            "  plan         {:.0}/s for {:.0} s, {} B; offered {:.0}/s",
-            self.planned_per_s, self.duration_s, self.size_bytes, self.offered_per_s
-        )?;
-        writeln!(
-            out,
-            "  sends        {} sent, {} acked, {} refused, {} unanswered, {} unsent, {} resent",
-            self.sent, self.acked, c.refused, c.unanswered, c.unsent, c.resent
-        )?;
-        writeln!(
-            out,
-            "  deliveries   {} delivered, {} lost, {} repaired, {} missing, {} doubled, {} reordered, {} returned",
-            self.delivered, self.lost, self.repaired, c.missing, self.duplicated, self.reordered, c.returned
-        )?;
-        if self.faults > 0 {
-            writeln!(
-                out,
-                "  faults       {} seen: {} Resync, {} told to retry, {} ended; put down to them: {} redelivered, {} late",
-                self.faults,
-                c.resyncs,
-                c.retries,
-                self.faults - c.resyncs - c.retries,
-                self.redelivered,
-                c.late
-            )?;
-        }
-        if c.pull_required + c.resyncs + c.stalled_closed + c.pulled > 0 {
-            writeln!(
-                out,
-                "  catching up  {} PullRequired, {} Resync, {} pulled, {} readers closed as slow",
-                c.pull_required, c.resyncs, c.pulled, c.stalled_closed
-            )?;
-        }
-        self.write_latencies(out)?;
-        self.write_usage(out)?;
-        self.write_log(out)?;
-        self.write_end(out)
-    }
-
-    fn write_latencies(&self, out: &mut String) -> std::fmt::Result {
-        writeln!(
-            out,
-            "  latency          p50       p90       p99     p99.9       max     count"
-        )?;
-        for (name, summary) in [
-            ("due-deliver", &self.latency_us.due_to_delivery),
-            ("sent-deliver", &self.latency_us.sent_to_delivery),
-            ("due-ack", &self.latency_us.due_to_ack),
-            ("plan late", &self.latency_us.lateness),
-            ("connect", &self.latency_us.connect),
-        ] {
-            latency_line(out, name, summary)?;
-        }
-        for (name, summary) in [
-            ("fdatasync", &self.fsync_probe_us),
-            ("thread wake", &self.wake_probe_us),
-        ] {
-            if let Some(summary) = summary {
-                latency_line(out, name, summary)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn write_usage(&self, out: &mut String) -> std::fmt::Result {
-        if let Some(target) = &self.target {
-            writeln!(
-                out,
-                "  target       {:.1} % of a CPU, {} us per message, {:.1} MiB resident ({:.1} MiB anonymous), {} descriptors",
-                target.cpu_percent,
-                self.target_cpu_us_per_message
-                    .map_or("-".to_owned(), |us| format!("{us:.1}")),
-                mebibytes(target.rss_bytes),
-                mebibytes(target.rss_anon_bytes),
-                target.descriptors
-            )?;
-        }
-        let g = &self.generator;
-        writeln!(
-            out,
-            "  generator    {:.1} % of a CPU in its busiest thread, which waited for one {:.1} % of the time; {} rings",
-            g.cpu_percent, g.cpu_wait_percent, g.rings
-        )?;
-        Ok(())
-    }
-
-    fn write_log(&self, out: &mut String) -> std::fmt::Result {
-        match (&self.log, &self.log_not_compared) {
-            (Some(log), _) => {
-                writeln!(
-                    out,
-                    "  log          {} messages in {} conversations: {} acked found, {} missing, {} elsewhere, {} holes, {} doubled, {} refused but stored, {} phantom, {} corrupt, {} misordered",
-                    log.messages,
-                    log.conversations,
-                    log.acked_found,
-                    log.acked_missing,
-                    log.acked_elsewhere,
-                    log.holes,
-                    log.doubled,
-                    log.refused_stored,
-                    log.phantom,
-                    log.corrupt,
-                    log.misordered
-                )?;
-                for example in &log.examples {
-                    writeln!(out, "               {example}")?;
-                }
-            }
-            (None, Some(why)) => writeln!(out, "  log          not compared: {why}")?,
-            (None, None) => {}
-        }
-        Ok(())
-    }
-
-    fn write_end(&self, out: &mut String) -> std::fmt::Result {
-        for (problem, count) in &self.problems {
-            writeln!(out, "  problem      {count} x {problem}")?;
-        }
-        for result in &self.thresholds {
-            let word = if result.ok { "held" } else { "FAILED" };
-            writeln!(
-                out,
-                "  threshold    {} {word} ({})",
-                result.threshold, result.value
-            )?;
-        }
-        for broken in &self.broken {
-            writeln!(out, "  BROKEN       {broken}")?;
-        }
-        if let Some(reason) = &self.void_reason {
-            writeln!(out, "  VOID         {reason}")?;
-        }
-        writeln!(out, "  verdict      {:?} (exit {})", self.verdict, self.exit_code)
-    }
-}
-
-fn latency_line(out: &mut String, name: &str, summary: &Summary) -> std::fmt::Result {
-    if summary.count == 0 {
-        return Ok(());
-    }
-    let Summary {
-        p50,
-        p90,
-        p99,
-        p999,
-        max,
-        count,
-        ..
-    } = *summary;
-    let [p50, p90, p99, p999, max] = [p50, p90, p99, p999, max].map(human_us);
-    writeln!(
-        out,
-        "  {name:<12}{p50:>8}  {p90:>8}  {p99:>8}  {p999:>8}  {max:>8}  {count:>8}"
-    )
-}
-
-/// A span of time in the unit that people would choose.
-#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
-pub fn human_us(us: u64) -> String {
-    let us = us as f64;
-    if us < 1_000.0 {
-        format!("{us}us")
-    } else if us < 1_000_000.0 {
-        format!("{:.2}ms", us / 1e3)
-    } else {
-        format!("{:.2}s", us / 1e6)
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / 1024.0 / 1024.0
 }
 
 #[cfg(test)]
@@ -442,10 +304,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_are_shown_in_fitting_units() {
-        assert_eq!(
-            [human_us(7), human_us(1_500), human_us(2_000_000)],
-            ["7us", "1.50ms", "2.00s"]
-        );
+    fn halves_are_compared_if_both_have_something() {
+        let of = |p50, count| Summary {
+            p50,
+            count,
+            ..Summary::default()
+        };
+        let ratio = |first, second| {
+            Halves::new([first, second])
+                .p50_ratio
+                .map(|ratio| ratio.to_string())
+        };
+        assert_eq!(ratio(of(1000, 5), of(1250, 5)).as_deref(), Some("1.25"));
+        assert_eq!(ratio(of(1000, 5), of(0, 0)), None);
+        assert_eq!(ratio(of(0, 0), of(1000, 5)), None);
     }
 }

@@ -1,10 +1,8 @@
 //! A run from its beginning to its report.
 
 use std::io::Write as _;
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::api::{Api, ApiError};
 use crate::cli::{Options, Scenario, UsageError};
@@ -16,9 +14,11 @@ use crate::ledger::AckFile;
 use crate::names::{ConvKey, Names};
 use crate::probe::Probe;
 use crate::proc::{self, Usage};
-use crate::report::{GeneratorUsage, Latencies, Report, TargetUsage, Verdict};
-use crate::shared::{Groups, Shared};
-use crate::target::{Target, TargetError};
+use crate::report::{
+    FaultsSeen, GeneratorUsage, Halves, Latencies, Report, TargetConnections, TargetUsage, Verdict,
+};
+use crate::shared::{Groups, SECOND_NS, Shared};
+use crate::target::{Endpoint, Target, TargetError};
 use crate::token::{Minter, TokenError, read_hex_file};
 use crate::verdict::judge;
 
@@ -73,7 +73,7 @@ pub enum RunError {
 /// [`RunError`], when there is nothing to report.
 pub fn run(options: Options) -> Result<Report, RunError> {
     options.check()?;
-    let target = Target::parse(&options)?;
+    let targets = Target::parse_all(&options)?;
     let clock = Clock::start();
     let minter = options
         .secret_file
@@ -81,15 +81,15 @@ pub fn run(options: Options) -> Result<Report, RunError> {
         .map(Minter::from_file)
         .transpose()?;
     let admin_key = options.admin_key_file.as_deref().map(read_hex_file).transpose()?;
-    let address = target.resolve()?;
-    TcpStream::connect_timeout(&address, Duration::from_secs(5))
-        .map_err(|source| TargetError::Connect { address, source })?;
+    let endpoints = targets
+        .into_iter()
+        .map(Endpoint::find)
+        .collect::<Result<Vec<_>, _>>()?;
     let seed = options.seed.unwrap_or_else(random);
     let run_id = random();
     let names = Names::new(run_id);
-    let http = options.http.clone().unwrap_or_else(|| target.http_guess());
     let api = admin_key
-        .map(|key| Api::new(&http, &key))
+        .map(|key| Api::new(&routers(&options, &endpoints), &key))
         .filter(|_| options.scenario.is_corelane());
     let groups = make_groups(&options, names, api.as_ref())?;
     let ack_file = options
@@ -98,6 +98,7 @@ pub fn run(options: Options) -> Result<Report, RunError> {
         .map(|path| AckFile::open(path, names).map_err(|source| file_error(path, source)))
         .transpose()?;
     let hlog = options.hlog.as_deref().map(create).transpose()?;
+    let per_second = options.per_second.as_deref().map(create).transpose()?;
     // Opened now, so that a mistake in the path does not cost a run.
     let json = options
         .json
@@ -116,8 +117,7 @@ pub fn run(options: Options) -> Result<Report, RunError> {
         options,
         (run_id, seed),
         clock,
-        target,
-        address,
+        endpoints,
         minter,
         groups,
         ack_file,
@@ -129,6 +129,12 @@ pub fn run(options: Options) -> Result<Report, RunError> {
         && let Err(error) = hlog::write(file, &shared, &leader.intervals)
     {
         let problem = format!("the .hlog could not be written: {error}");
+        report.problems.insert(problem, 1);
+    }
+    if let Some(file) = per_second
+        && let Err(error) = leader.seconds.write(file, shared.start_ns() / SECOND_NS)
+    {
+        let problem = format!("the seconds could not be written: {error}");
         report.problems.insert(problem, 1);
     }
     write_json(&shared.options, json, &report)?;
@@ -148,6 +154,21 @@ fn file_error(path: &Path, source: std::io::Error) -> RunError {
 
 fn create(path: &Path) -> Result<std::fs::File, RunError> {
     std::fs::File::create(path).map_err(|source| file_error(path, source))
+}
+
+/// Where routers are asked.
+fn routers(options: &Options, endpoints: &[Endpoint]) -> Vec<String> {
+    if !options.http.is_empty() {
+        return options.http.clone();
+    }
+    let mut guessed: Vec<String> = Vec::new();
+    for endpoint in endpoints {
+        let guess = endpoint.target.http_guess();
+        if !guessed.contains(&guess) {
+            guessed.push(guess);
+        }
+    }
+    guessed
 }
 
 fn make_groups(options: &Options, names: Names, api: Option<&Api>) -> Result<Groups, RunError> {
@@ -189,7 +210,8 @@ fn summarize(shared: &Shared, leader: &Leader, outcome: Outcome, probes: [Option
     let generator = generator_usage(&leader.finished);
     let mut report = Report {
         scenario: options.scenario.name(),
-        url: options.url.clone(),
+        url: options.urls.join(" "),
+        targets: target_connections(shared, leader),
         verdict: Verdict::Pass,
         exit_code: 0,
         void: false,
@@ -218,7 +240,7 @@ fn summarize(shared: &Shared, leader: &Leader, outcome: Outcome, probes: [Option
         repaired: tally.repaired,
         dropped: tally.dropped,
         counters: tally,
-        faults: tally.faults,
+        faults: faults_seen(shared, leader, outcome.interrupted),
         latency_us: Latencies {
             due_to_ack: recorder.due_to_ack.summary(),
             due_to_delivery: recorder.due_to_delivery.summary(),
@@ -226,6 +248,7 @@ fn summarize(shared: &Shared, leader: &Leader, outcome: Outcome, probes: [Option
             lateness: recorder.lateness.summary(),
             connect: recorder.connect.summary(),
         },
+        halves: Halves::new(recorder.halves()),
         log: outcome.log,
         log_not_compared: outcome.log_not_compared,
         target_cpu_us_per_message: target
@@ -233,6 +256,7 @@ fn summarize(shared: &Shared, leader: &Leader, outcome: Outcome, probes: [Option
             .map(|usage| (usage.cpu_us as f64 / messages as f64 * 100.0).round() / 100.0),
         target_rss_bytes: target.map(|usage| usage.rss_bytes),
         target,
+        targets_metrics: leader.scraper.report(shared),
         generator,
         fsync_probe_us: fsync,
         wake_probe_us: wake,
@@ -243,6 +267,27 @@ fn summarize(shared: &Shared, leader: &Leader, outcome: Outcome, probes: [Option
     };
     judge(&mut report, options, measured_s * plan_rate, outcome.interrupted);
     report
+}
+
+fn target_connections(shared: &Shared, leader: &Leader) -> Vec<TargetConnections> {
+    let urls = shared.options.urls.iter().cloned();
+    urls.zip(leader.connections())
+        .map(|(url, connections)| TargetConnections { url, connections })
+        .collect()
+}
+
+fn faults_seen(shared: &Shared, leader: &Leader, was_interrupted: bool) -> FaultsSeen {
+    let (options, tally) = (&shared.options, &leader.tally);
+    let was_judged =
+        options.faults && options.scenario.is_corelane() && shared.start_ns() > 0 && !was_interrupted;
+    let complete_after_ms = (leader.complete_after().as_secs_f64() * 1e3).round();
+    FaultsSeen {
+        seen: tally.faults,
+        disconnects: tally.dropped,
+        resends: tally.resent,
+        incomplete: tally.incomplete,
+        complete_after_s: (was_judged && tally.incomplete == 0).then_some(complete_after_ms / 1e3),
+    }
 }
 
 fn target_usage(samples: [(Option<Usage>, u64); 2]) -> Option<TargetUsage> {

@@ -1,7 +1,6 @@
 //! What the threads of a run share: the phase they are in, and counters.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,8 +9,12 @@ use crate::clock::{Clock, ns_of};
 use crate::ledger::AckFile;
 use crate::names::{ConvKey, Names};
 use crate::record::Recorder;
-use crate::target::Target;
+use crate::target::Endpoint;
 use crate::token::Minter;
+use crate::verify::LogEnd;
+
+/// Length of the seconds by which counters are kept apart.
+pub const SECOND_NS: u64 = 1_000_000_000;
 
 /// Where a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,6 +110,10 @@ tally! {
     repaired,
     /// Places that a terminal lacks at the end, whatever was tried.
     missing,
+    /// Conversations of which a terminal has other messages than the log.
+    differing,
+    /// Terminals that were not complete, or not online, when the settling time was over.
+    incomplete,
     /// Messages taken from pages.
     pulled,
     /// Payloads that changed on the way.
@@ -198,13 +205,21 @@ impl Groups {
     }
 }
 
-/// What changes hands once a second.
+/// What threads hand in about one second.
 #[derive(Debug, Default)]
 pub struct Interval {
-    /// Latencies since the last time.
+    /// Its latencies.
     pub recorder: Recorder,
-    /// Counters since the last time.
+    /// Its counters.
     pub tally: Tally,
+}
+
+impl Interval {
+    /// Adds everything of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        self.recorder.merge(&other.recorder);
+        self.tally.merge(&other.tally);
+    }
 }
 
 /// Everything that all threads see.
@@ -220,10 +235,8 @@ pub struct Shared {
     pub clock: Clock,
     /// Names of users and groups.
     pub names: Names,
-    /// Where to connect to.
-    pub target: Target,
-    /// Its address.
-    pub address: SocketAddr,
+    /// Where to connect to; at least one.
+    pub endpoints: Vec<Endpoint>,
     /// Makes tokens.
     pub minter: Option<Minter>,
     /// Groups.
@@ -236,22 +249,18 @@ pub struct Shared {
     pub ack_file: Option<AckFile>,
     phase: AtomicU8,
     start_ns: AtomicU64,
-    interval: Mutex<Interval>,
-    heads: Mutex<Arc<HashMap<ConvKey, u64>>>,
+    /// By the number of the second, counted by the clock.
+    intervals: Mutex<BTreeMap<u64, Interval>>,
+    heads: Mutex<Arc<HashMap<ConvKey, LogEnd>>>,
 }
 
 impl Shared {
     /// Puts the parts together; the phase is [`Phase::Connect`].
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is a part of its own, and there is one caller"
-    )]
     pub fn new(
         options: Options,
         ids: (u64, u64),
         clock: Clock,
-        target: Target,
-        address: SocketAddr,
+        endpoints: Vec<Endpoint>,
         minter: Option<Minter>,
         groups: Groups,
         ack_file: Option<AckFile>,
@@ -274,15 +283,14 @@ impl Shared {
             run_id,
             seed,
             clock,
-            target,
-            address,
+            endpoints,
             minter,
             groups,
             reach,
             ack_file,
             phase: AtomicU8::new(0),
             start_ns: AtomicU64::new(0),
-            interval: Mutex::default(),
+            intervals: Mutex::default(),
             heads: Mutex::default(),
         }
     }
@@ -298,7 +306,7 @@ impl Shared {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
-    /// Sets the start of the run; then enter [`Phase::Run`].
+    /// Sets the start of the run, a whole second of the clock; then enter [`Phase::Run`].
     pub fn set_start(&self, start_ns: u64) {
         self.start_ns.store(start_ns, Ordering::Release);
     }
@@ -337,18 +345,53 @@ impl Shared {
         }
     }
 
-    /// What threads hand in once a second.
-    pub fn interval(&self) -> MutexGuard<'_, Interval> {
-        self.interval.lock().unwrap_or_else(PoisonError::into_inner)
+    /// When the last send is due.
+    pub fn load_end_ns(&self) -> u64 {
+        self.plan_start_ns() + self.plan_shape().0
+    }
+
+    /// When every terminal has to be complete, where faults are made on purpose.
+    pub fn settled_by_ns(&self) -> u64 {
+        self.load_end_ns() + ns_of(self.options.settle)
+    }
+
+    /// Number of targets.
+    #[expect(clippy::cast_possible_truncation, reason = "at most as many as connections")]
+    pub const fn target_count(&self) -> u32 {
+        self.endpoints.len() as u32
+    }
+
+    /// The target with this number.
+    ///
+    /// # Panics
+    ///
+    /// Never: the command line asks for one at least, and what is too high starts over.
+    pub fn endpoint(&self, target: u32) -> &Endpoint {
+        let place = target % self.target_count().max(1);
+        self.endpoints.get(place as usize).expect("there is a target")
+    }
+
+    /// A problem with a target, under its name if there are several.
+    pub fn problem_at(&self, target: u32, problem: &str) -> String {
+        if self.target_count() > 1 {
+            format!("{}: {problem}", self.endpoint(target).target.authority)
+        } else {
+            problem.to_owned()
+        }
+    }
+
+    /// What threads hand in once a second, and nobody took yet.
+    pub fn intervals(&self) -> MutexGuard<'_, BTreeMap<u64, Interval>> {
+        self.intervals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says where conversations end; then enter [`Phase::Check`].
-    pub fn set_heads(&self, heads: HashMap<ConvKey, u64>) {
+    pub fn set_heads(&self, heads: HashMap<ConvKey, LogEnd>) {
         *self.heads.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(heads);
     }
 
     /// Where conversations end.
-    pub fn heads(&self) -> Arc<HashMap<ConvKey, u64>> {
+    pub fn heads(&self) -> Arc<HashMap<ConvKey, LogEnd>> {
         Arc::clone(&self.heads.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

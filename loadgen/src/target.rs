@@ -1,12 +1,18 @@
-//! Where the target is: the URL, taken apart and resolved.
+//! Where the targets are: their URLs, taken apart and resolved.
 
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::time::Duration;
 
 use crate::cli::{Options, UsageError};
+
+/// How long a target may take to accept the first connection.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A WebSocket endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
+    /// As it was given.
+    pub url: String,
     /// Host and port as in the `Host` header.
     pub authority: String,
     /// Host alone.
@@ -35,23 +41,59 @@ pub enum TargetError {
         host: String,
     },
     /// Nobody answers there.
-    #[error("cannot connect to {address}: {source}")]
+    #[error("cannot connect to {url} at {address}: {source}")]
     Connect {
-        /// The address.
+        /// The target.
+        url: String,
+        /// Its address.
         address: SocketAddr,
         /// The system's answer.
         source: std::io::Error,
     },
 }
 
+/// A target and where its name leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The target.
+    pub target: Target,
+    /// The first address behind its name.
+    pub address: SocketAddr,
+}
+
+impl Endpoint {
+    /// Finds `target` and sees that somebody listens there.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError`]: exit with 3.
+    pub fn find(target: Target) -> Result<Self, TargetError> {
+        let address = target.resolve()?;
+        TcpStream::connect_timeout(&address, ANSWER_TIMEOUT).map_err(|source| TargetError::Connect {
+            url: target.url.clone(),
+            address,
+            source,
+        })?;
+        Ok(Self { target, address })
+    }
+}
+
 impl Target {
-    /// Takes the URL of `options` apart.
+    /// Takes the URLs of `options` apart.
     ///
     /// # Errors
     ///
     /// [`UsageError`] that names the URL and what is allowed.
-    pub fn parse(options: &Options) -> Result<Self, UsageError> {
-        let url = &options.url;
+    pub fn parse_all(options: &Options) -> Result<Vec<Self>, UsageError> {
+        let is_corelane = options.scenario.is_corelane();
+        options
+            .urls
+            .iter()
+            .map(|url| Self::parse(url, is_corelane))
+            .collect()
+    }
+
+    fn parse(url: &str, is_corelane: bool) -> Result<Self, UsageError> {
         let wrong = |what: &str| UsageError(format!("{what} in `{url}`; allowed: ws://host[:port][/path]"));
         let rest = url.strip_prefix("ws://").ok_or_else(|| {
             if url.starts_with("wss://") {
@@ -62,6 +104,9 @@ impl Target {
                 wrong("no ws:// scheme")
             }
         })?;
+        if rest.contains(",ws://") {
+            return Err(wrong("several targets in one argument, instead of one each"));
+        }
         let at = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(at);
         let (host, port) = match authority.rsplit_once(':') {
@@ -77,12 +122,13 @@ impl Target {
             return Err(wrong("no host, or characters that are not allowed"));
         }
         let path = match path {
-            "" | "/" if options.scenario.is_corelane() => "/ws".to_owned(),
+            "" | "/" if is_corelane => "/ws".to_owned(),
             "" => "/".to_owned(),
             query if query.starts_with('?') => format!("/{query}"),
             path => path.to_owned(),
         };
         Ok(Self {
+            url: url.to_owned(),
             authority: authority.to_owned(),
             host: host.to_owned(),
             port,
@@ -90,12 +136,7 @@ impl Target {
         })
     }
 
-    /// The addresses behind its name; the first one is used.
-    ///
-    /// # Errors
-    ///
-    /// [`TargetError`]: exit with 3.
-    pub fn resolve(&self) -> Result<SocketAddr, TargetError> {
+    fn resolve(&self) -> Result<SocketAddr, TargetError> {
         let addresses = (self.host.as_str(), self.port).to_socket_addrs();
         let mut addresses = addresses.map_err(|source| TargetError::Resolve {
             host: self.host.clone(),
@@ -123,7 +164,8 @@ mod tests {
 
     fn target(scenario: &str, url: &str) -> Result<Target, String> {
         let options = Options::try_parse_from(["corelane-loadgen", scenario, url]).unwrap();
-        Target::parse(&options).map_err(|error| error.to_string())
+        let targets = Target::parse_all(&options).map_err(|error| error.to_string())?;
+        Ok(targets[0].clone())
     }
 
     #[test]
@@ -148,6 +190,7 @@ mod tests {
             "ws://h:port",
             "ws://h/a b",
             "ws://h:99999",
+            "ws://h:1,ws://i:2",
         ] {
             assert!(target("echo", url).unwrap_err().contains(url), "{url}");
         }

@@ -4,8 +4,9 @@ use crate::units;
 
 /// Names that a threshold may use, for error texts.
 const METRICS: &str = "ack|deliver|service|connect|lateness followed by .p50 .p90 .p99 .p999 .max .mean (a duration), or \
-     lost, duplicated, reordered, redelivered, repaired, dropped, refused, unanswered, errors, offered, acked, \
-     delivered (a number), or cpu_us_per_message, rss (a number)";
+     lost, duplicated, reordered, redelivered, repaired, dropped, reconnected, refused, unanswered, incomplete, \
+     errors, offered, acked, delivered (a number), or second_half_ratio (median of the second half over that of \
+     the first), complete_after_s, cpu_us_per_message, rss (a number)";
 
 /// What to compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,19 +28,23 @@ pub struct Threshold {
 
 const LATENCIES: [&str; 5] = ["ack", "deliver", "service", "connect", "lateness"];
 const QUANTILES: [&str; 6] = ["p50", "p90", "p99", "p999", "max", "mean"];
-const NUMBERS: [&str; 14] = [
+const NUMBERS: [&str; 18] = [
     "lost",
     "duplicated",
     "reordered",
     "redelivered",
     "repaired",
     "dropped",
+    "reconnected",
     "refused",
     "unanswered",
+    "incomplete",
     "errors",
     "offered",
     "acked",
     "delivered",
+    "second_half_ratio",
+    "complete_after_s",
     "cpu_us_per_message",
     "rss",
 ];
@@ -113,6 +118,8 @@ mod tests {
         assert!(Threshold::parse("deliver.p99 <= 20ms").unwrap().holds(20_000.0));
         assert!(Threshold::parse("lost<1").unwrap().holds(0.0));
         assert!(!Threshold::parse("offered>=4990").unwrap().holds(4000.0));
+        let halves = Threshold::parse("second_half_ratio<=1.2").unwrap();
+        assert!(halves.holds(1.2) && !halves.holds(1.3) && !halves.holds(f64::NAN));
     }
 
     #[test]

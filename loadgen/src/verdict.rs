@@ -2,7 +2,8 @@
 
 use crate::cli::{Options, Scenario};
 use crate::history::Findings;
-use crate::report::{Report, ThresholdResult, Verdict, human_us};
+use crate::report::{Report, ThresholdResult, Verdict};
+use crate::text::human_us;
 use crate::threshold::Threshold;
 
 /// Decides how the run ends.
@@ -44,11 +45,19 @@ pub(crate) fn judge(report: &mut Report, options: &Options, planned: f64, interr
 /// Everything that must not have happened.
 fn broken(report: &Report, options: &Options) -> Vec<String> {
     let c = &report.counters;
-    let strict = |count: u64| if options.reconnect { 0 } else { count };
+    let strict = |count: u64| if options.reconnects() { 0 } else { count };
     let log = report.log.as_ref().map_or(0, Findings::broken);
     [
         (c.lost, "lost: live gaps that nothing explains, or no reply"),
         (c.missing, "places that a terminal lacks at the end"),
+        (
+            c.differing,
+            "conversations of which a terminal has other messages than the log",
+        ),
+        (
+            c.incomplete,
+            "terminals incomplete or offline when the settling time was over",
+        ),
         (c.duplicated, "doubled on a connection without a fault"),
         (c.reordered, "reordered on a connection without a fault"),
         (

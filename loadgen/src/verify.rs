@@ -7,7 +7,7 @@
 //!
 //! An explanation covers what it can explain and nothing else: `PullRequired` the places above the highest live
 //! one up to its own; the sync behind a `Resync` or reconnect everything up to the heads it reports, but for gaps
-//! that had stood open for [`GAP_AGE_NS`] when the fault came.
+//! that had stood open for [`GAP_AGE_NS`] (or longer, where faults are made on purpose) when the fault came.
 //!
 //! Besides, a [`Digest`] is kept of what came first at every place, to be compared with the log's at the end.
 
@@ -18,13 +18,8 @@ use crate::rng::splitmix;
 
 /// A gap that has been open so long is not put down to a fault that comes then.
 pub const GAP_AGE_NS: u64 = 3_000_000_000;
-/// Time between the moments at which the highest place is remembered, and how many are.
-const MARK_NS: u64 = 1_000_000_000;
+/// How many moments are remembered, with the highest place at each. They lie so far apart that the oldest is of that age.
 const MARKS: usize = 4;
-const _: () = assert!(
-    (MARKS as u64 - 1) * MARK_NS >= GAP_AGE_NS,
-    "the oldest mark is old enough"
-);
 
 /// A live `Message` frame, judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +47,8 @@ pub struct Moment {
     pub epoch: u64,
     /// No fault of this connection in the last seconds.
     pub calm: bool,
+    /// How long a gap may have been open to be put down to a fault.
+    pub gap_age_ns: u64,
 }
 
 /// Which message stands at which place: two that hold the same are equal, in whatever order they were filled.
@@ -69,6 +66,15 @@ impl Digest {
             .fold(seq, |hash, part| splitmix(&mut (hash ^ part)));
         self.0 = self.0.wrapping_add(hash);
     }
+}
+
+/// Where a conversation's log ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogEnd {
+    /// The last place.
+    pub seq: u64,
+    /// What stands up to there; `None` if it was not read.
+    pub digest: Option<Digest>,
 }
 
 /// What is wrong with a stream at the end.
@@ -123,7 +129,7 @@ impl Stream {
         let is_known = self.had.contains(seq) && self.accounted.contains(seq);
         let is_in_order = seq > self.live_last;
         self.live_last = self.live_last.max(seq);
-        self.rise(seq, moment.now_ns);
+        self.rise(seq, moment);
         self.accounted.insert(seq);
         let is_first = self.take(seq, id);
         let verdict = match (is_again, is_known, is_in_order) {
@@ -166,17 +172,18 @@ impl Stream {
         is_first
     }
 
-    fn rise(&mut self, seq: u64, now_ns: u64) {
+    fn rise(&mut self, seq: u64, moment: Moment) {
         self.highest = self.highest.max(seq);
-        if now_ns >= self.marks[0].0 + MARK_NS {
+        let apart_ns = moment.gap_age_ns.div_ceil(MARKS as u64 - 1);
+        if moment.now_ns >= self.marks[0].0 + apart_ns {
             self.marks.rotate_right(1);
-            self.marks[0] = (now_ns, self.highest);
+            self.marks[0] = (moment.now_ns, self.highest);
         }
     }
 
     /// A fault comes. Gaps that have been open for long are not its doing.
-    pub fn blame(&mut self, now_ns: u64) {
-        let old = self.marks.iter().find(|(at, _)| at + GAP_AGE_NS <= now_ns);
+    pub fn blame(&mut self, now_ns: u64, gap_age_ns: u64) {
+        let old = self.marks.iter().find(|(at, _)| at + gap_age_ns <= now_ns);
         self.blamed_upto = self.blamed_upto.max(old.map_or(0, |(_, highest)| *highest));
     }
 
@@ -220,6 +227,14 @@ impl Stream {
         let upto = self.had.complete_upto();
         (upto == self.had.last()).then_some((upto, self.digest))
     }
+
+    /// Whether what is here is certainly not what the log holds. What came after the log was read cannot be told.
+    pub fn differs_from(&self, log: LogEnd) -> bool {
+        match (self.end(), log.digest) {
+            (Some((seq, own)), Some(digest)) => seq == log.seq && own != digest,
+            _ => false,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -230,6 +245,7 @@ mod tests {
         now_ns: 1,
         epoch: 1,
         calm: true,
+        gap_age_ns: GAP_AGE_NS,
     };
 
     fn id(seq: u64) -> ClientMsgId {
@@ -332,7 +348,7 @@ mod tests {
         for (seconds, seq) in [(10, 1), (11, 3), (12, 4), (16, 6), (17, 7)] {
             live(&mut stream, seq, at(seconds));
         }
-        stream.blame(18 * second);
+        stream.blame(18 * second, GAP_AGE_NS);
         live(&mut stream, 9, at(19));
         stream.explained(9);
         live(&mut stream, 12, at(20));
@@ -381,5 +397,11 @@ mod tests {
             swapped.live(seq, id(other), CALM);
         }
         assert_ne!(swapped.end(), Some((4, log)), "two stand in each other's place");
+        let end = |seq| LogEnd {
+            seq,
+            digest: Some(log),
+        };
+        assert!(swapped.differs_from(end(4)) && !stream.differs_from(end(4)));
+        assert!(!swapped.differs_from(end(3)), "it has more than was read");
     }
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
@@ -11,7 +12,7 @@ use corelane_loadgen::report::{Report, Verdict};
 use corelane_loadgen::run::{RunError, run};
 use tungstenite::{Message, WebSocket};
 
-/// What a server does with its 50th message.
+/// What a server does with the 50th message of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     None,
@@ -19,6 +20,8 @@ enum Fault {
     Double,
     Swap,
     Change,
+    /// From the 350th on it is always 20 messages behind.
+    FallBehind,
 }
 
 fn serve(fault: Fault) -> SocketAddr {
@@ -40,6 +43,7 @@ fn serve(fault: Fault) -> SocketAddr {
 
 fn echo(socket: &mut WebSocket<TcpStream>, fault: Fault) -> tungstenite::Result<()> {
     let mut held = None;
+    let mut behind = VecDeque::new();
     let mut count = 0;
     loop {
         let message = socket.read()?;
@@ -55,6 +59,14 @@ fn echo(socket: &mut WebSocket<TcpStream>, fault: Fault) -> tungstenite::Result<
                 socket.send(message)?;
             }
             Fault::Swap if count == 50 => held = Some(message),
+            Fault::FallBehind if count >= 350 => {
+                behind.push_back(message);
+                if behind.len() > 20
+                    && let Some(message) = behind.pop_front()
+                {
+                    socket.send(message)?;
+                }
+            }
             Fault::Change if count == 50 => {
                 let mut bytes = message.into_data().to_vec();
                 *bytes.last_mut().unwrap() ^= 1;
@@ -147,6 +159,35 @@ fn a_changed_reply_is_found() {
         "{}",
         report.text()
     );
+}
+
+#[test]
+fn a_server_that_falls_behind_shows_in_the_second_half() {
+    let report = measure(
+        serve(Fault::FallBehind),
+        &["--threshold", "second_half_ratio<=1.2"],
+    )
+    .unwrap();
+    let halves = report.halves;
+    assert!(halves.second.p50 > halves.first.p50, "{}", report.text());
+    assert!(halves.p50_ratio > Some(1.2), "{}", report.text());
+    assert!(!report.thresholds[0].ok, "{}", report.text());
+    let of_faithful = measure(serve(Fault::None), &["--threshold", "second_half_ratio<=1000"]).unwrap();
+    assert!(of_faithful.thresholds[0].ok, "{}", of_faithful.text());
+}
+
+#[test]
+fn connections_are_spread_over_targets_and_go_to_the_next_one() {
+    let (one, other) = (serve(Fault::None), serve(Fault::None));
+    let url = format!("ws://{other}/");
+    let report = measure(one, &[&url, "--threads", "2"]).unwrap();
+    assert_eq!(report.broken, [""; 0], "{}", report.text());
+    let spread: Vec<u64> = report.targets.iter().map(|target| target.connections).collect();
+    assert_eq!((spread, report.delivered), (vec![2, 2], report.sent));
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("ws://{nobody}/");
+    let error = measure(one, &[&url]).unwrap_err();
+    assert!(error.to_string().contains(&url), "{error}");
 }
 
 #[test]

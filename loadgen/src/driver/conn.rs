@@ -43,6 +43,8 @@ pub enum Speaker {
 pub struct Conn {
     /// Number of the user.
     pub index: u32,
+    /// The target it is at, or comes to next.
+    pub target: u32,
     /// How far it is.
     pub stage: Stage,
     /// Its socket, while there is one.
@@ -69,10 +71,14 @@ pub struct Conn {
     pub key: [u8; 16],
     /// When this attempt began.
     pub opened_ns: u64,
+    /// When it is given up; 0 for never.
+    pub attempt_until_ns: u64,
     /// Attempts since it last stood.
     pub attempts: u32,
     /// Close code that the server sent.
     pub close_code: Option<u16>,
+    /// Why we ended it.
+    pub ended_for: Option<&'static str>,
     /// When it is opened again.
     pub open_at_ns: u64,
     /// When it stops and starts to read; 0 for never.
@@ -83,15 +89,20 @@ pub struct Conn {
     pub heartbeat_ns: u64,
     /// When the next heartbeat is due.
     pub heartbeat_at_ns: u64,
+    /// When the last one left; 0 for never.
+    pub pinged_ns: u64,
+    /// When bytes last came.
+    pub heard_ns: u64,
     /// The timer that is set; 0 for none.
     pub timer_ns: u64,
 }
 
 impl Conn {
     /// A connection of user `index` that was not opened yet.
-    pub fn new(index: u32, speaker: Speaker, message_bytes_max: u32, heartbeat_ns: u64) -> Self {
+    pub fn new(index: u32, target: u32, speaker: Speaker, message_bytes_max: u32, heartbeat_ns: u64) -> Self {
         Self {
             index,
+            target,
             stage: Stage::Waiting,
             socket: None,
             decoder: Decoder::new(Role::Client, message_bytes_max),
@@ -105,13 +116,17 @@ impl Conn {
             head: Vec::new(),
             key: [0; 16],
             opened_ns: 0,
+            attempt_until_ns: 0,
             attempts: 0,
             close_code: None,
+            ended_for: None,
             open_at_ns: 0,
             pause_ns: (0, 0),
             leave_at_ns: 0,
             heartbeat_ns,
             heartbeat_at_ns: 0,
+            pinged_ns: 0,
+            heard_ns: 0,
             timer_ns: 0,
         }
     }
@@ -131,6 +146,14 @@ impl Conn {
         self.is_closing = false;
         self.leave_at_ns = 0;
         self.heartbeat_at_ns = 0;
+        self.pinged_ns = 0;
+        self.attempt_until_ns = 0;
+    }
+
+    /// Whether nothing came since the last heartbeat, though the next one is due.
+    pub const fn is_silent(&self) -> bool {
+        let is_reading = !self.is_stalled && self.pause_ns.1 == 0;
+        is_reading && self.pinged_ns != 0 && self.heard_ns < self.pinged_ns
     }
 
     /// The next moment at which something is to be done.
@@ -138,6 +161,7 @@ impl Conn {
         let set = |at: u64| (at != 0).then_some(at);
         let own = match self.stage {
             Stage::Waiting => set(self.open_at_ns),
+            Stage::Connecting | Stage::Upgrading | Stage::Greeting => set(self.attempt_until_ns),
             Stage::Ready if !self.is_closing => {
                 let session = match &self.speaker {
                     Speaker::User(session) => session.wake_at_ns(),

@@ -9,6 +9,7 @@ pub mod conn;
 pub mod echo;
 mod open;
 pub mod outbox;
+mod patience;
 mod receive;
 pub mod session;
 mod traffic;
@@ -27,13 +28,16 @@ use self::conn::{Conn, Speaker, Stage};
 use self::echo::Matcher;
 use self::session::Session;
 use crate::clock::ns_of;
+use crate::faults::Faults;
 use crate::ledger::{Entry, Ledger};
 use crate::names::ConvKey;
 use crate::plan::Plan;
 use crate::proc;
 use crate::record::Recorder;
 use crate::rng::Rng;
-use crate::shared::{Phase, Shared, Tally};
+use crate::shared::{Phase, SECOND_NS, Shared, Tally};
+use crate::spread::first_target;
+use crate::verify::LogEnd;
 
 /// Longest turn of the engine.
 const TURN_MAX_NS: u64 = 20_000_000;
@@ -41,8 +45,6 @@ const TURN_MAX_NS: u64 = 20_000_000;
 const TIMER_NS_MIN: u64 = 100_000;
 /// How often state is looked through in the phases that wait for something.
 const LOOK_PERIOD_NS: u64 = 20_000_000;
-/// How often counters and histograms are handed in.
-const REPORT_PERIOD_NS: u64 = 1_000_000_000;
 /// Longest time that closing may take; what is left is cut off.
 const CLOSE_NS_MAX: u64 = 5_000_000_000;
 /// Kinds of problems that are told apart.
@@ -83,6 +85,10 @@ pub enum Report {
 pub struct Finish {
     /// What went wrong, and how often.
     pub problems: BTreeMap<String, u64>,
+    /// Connections that stood at each target, those made again included.
+    pub connections: Vec<u64>,
+    /// When the last thing came that a terminal lacked.
+    pub completed_ns: u64,
     /// CPU time and time waiting for a CPU during the measured part, in ns, and its length.
     pub cpu_ns: (u64, u64, u64),
     /// Rings, system calls, receives without a buffer.
@@ -115,6 +121,12 @@ pub struct Env<'a> {
 }
 
 impl Env<'_> {
+    /// Where the second half of the measured part begins.
+    pub const fn half_ns(&self) -> u64 {
+        let (from, to) = self.measured;
+        from + (to - from) / 2
+    }
+
     /// Counts a problem under its text.
     pub fn problem(&mut self, text: &str) {
         count_problem(self.problems, text);
@@ -150,9 +162,12 @@ pub struct Worker {
     reported: Option<Phase>,
     look_at_ns: u64,
     close_by_ns: u64,
+    /// End of the second that counters belong to.
     report_at_ns: u64,
-    /// What terminals still lack: connection, conversation, head.
-    expected: VecDeque<(u32, ConvKey, u64)>,
+    /// What terminals still lack: connection, conversation, its end.
+    expected: VecDeque<(u32, ConvKey, LogEnd)>,
+    /// Terminals that are not complete were counted.
+    has_judged: bool,
     measured: (u64, u64),
     cpu_mark: Option<(u64, u64, u64)>,
     recorder: Recorder,
@@ -207,17 +222,19 @@ impl Worker {
         config.receive_buffers = 4096;
         let heartbeat_ns = ns_of(shared.options.heartbeat);
         let message_bytes_max = message_bytes_max(&shared);
+        let faults_ns = shared.options.faults.then(|| ns_of(shared.options.settle));
         let conns = own
             .iter()
             .map(|index| {
                 let speaker = if shared.options.scenario.is_corelane() {
-                    let mut session = Session::new(*index);
+                    let mut session = Session::new(*index, Faults::new(faults_ns));
                     session.is_unmeasured = shared.is_stalled(*index) || shared.is_pausing(*index);
                     Speaker::User(Box::new(session))
                 } else {
                     Speaker::Echo(Matcher::default(), VecDeque::new())
                 };
-                let mut conn = Conn::new(*index, speaker, message_bytes_max, heartbeat_ns);
+                let target = first_target(*index, shared.target_count());
+                let mut conn = Conn::new(*index, target, speaker, message_bytes_max, heartbeat_ns);
                 conn.is_stalled = shared.is_stalled(*index);
                 conn
             })
@@ -238,8 +255,9 @@ impl Worker {
             reported: None,
             look_at_ns: 0,
             close_by_ns: 0,
-            report_at_ns: now_ns + REPORT_PERIOD_NS,
+            report_at_ns: next_second_ns(now_ns),
             expected: VecDeque::new(),
+            has_judged: false,
             measured: (u64::MAX, u64::MAX),
             cpu_mark: None,
             recorder: Recorder::default(),
@@ -248,7 +266,10 @@ impl Worker {
             acked: Vec::new(),
             acked_heads: HashMap::new(),
             rng: Rng::new(shared.seed, 0x776f_726b_0000 + u64::from(thread)),
-            finish: Finish::default(),
+            finish: Finish {
+                connections: vec![0; shared.endpoints.len()],
+                ..Finish::default()
+            },
             now_ns,
             shared,
             thread,
@@ -257,7 +278,7 @@ impl Worker {
 
     fn run(&mut self, reports: &Sender<Report>) -> Result<Finish, DriverError> {
         loop {
-            self.now_ns = self.shared.clock.now_ns();
+            self.read_clock();
             let phase = self.shared.phase();
             if phase != self.phase {
                 self.phase = phase;
@@ -270,19 +291,20 @@ impl Worker {
             if self.look(reports)? {
                 break;
             }
-            self.hand_in(false)?;
+            self.append_acks()?;
             let wait = self.wait_ns();
             let mut events = std::mem::take(&mut self.events);
             self.engine.turn(Duration::from_nanos(wait), &mut events)?;
             self.arena.turn_ended();
-            self.now_ns = self.shared.clock.now_ns();
+            self.read_clock();
             for event in events.drain(..) {
                 self.event(event);
             }
             self.events = events;
             self.flush();
         }
-        self.hand_in(true)?;
+        self.append_acks()?;
+        self.hand_in();
         let stats = self.engine.stats();
         self.finish.engine = (u64::from(stats.rings), stats.enters, stats.buffers_empty);
         Ok(std::mem::take(&mut self.finish))
@@ -312,9 +334,13 @@ impl Worker {
             }
             Phase::Settle => self.abandon_unsettled(),
             Phase::Check => self.expect_heads(),
-            Phase::Repair => self.repair(),
+            Phase::Repair => {
+                self.judge_completeness();
+                self.repair();
+            }
             Phase::Close => {
                 self.plan = None;
+                self.judge_completeness();
                 self.count_holes();
                 self.close_by_ns = self.now_ns + CLOSE_NS_MAX;
                 self.close_all();
@@ -337,7 +363,7 @@ impl Worker {
             Phase::Run => false,
             Phase::Quiet => self.unsettled() == 0,
             Phase::Settle => true,
-            Phase::Check => self.is_complete(),
+            Phase::Check => self.is_complete() && self.is_back(),
             Phase::Repair => self.is_complete() || self.is_caught_up(),
             Phase::Close => {
                 let is_over =
@@ -347,7 +373,8 @@ impl Worker {
         };
         if is_done && self.reported != Some(self.phase) {
             self.reported = Some(self.phase);
-            self.hand_in(true)?;
+            self.append_acks()?;
+            self.hand_in();
             let report = match self.phase {
                 Phase::Connect | Phase::Run | Phase::Close => Report::Connected,
                 Phase::Quiet => Report::Quiet,
@@ -379,22 +406,36 @@ impl Worker {
         }
     }
 
-    /// Hands in counters and histograms once a second, and acks at once.
-    fn hand_in(&mut self, at_end: bool) -> Result<(), DriverError> {
+    /// Takes the time. What was counted belongs to the second before it, if one has ended.
+    fn read_clock(&mut self) {
+        self.now_ns = self.shared.clock.now_ns();
+        if self.now_ns >= self.report_at_ns {
+            self.hand_in();
+        }
+    }
+
+    /// Writes what was acked into the side file.
+    fn append_acks(&mut self) -> Result<(), DriverError> {
         if let Some(file) = self.shared.ack_file.as_ref().filter(|_| !self.acked.is_empty()) {
             file.append(&self.acked)?;
             self.acked.clear();
         }
-        if at_end || self.now_ns >= self.report_at_ns {
-            self.report_at_ns = self.now_ns + REPORT_PERIOD_NS;
-            let mut interval = self.shared.interval();
-            interval.recorder.merge(&self.recorder);
-            interval.tally.merge(&self.tally);
-            drop(interval);
-            self.recorder.reset();
-            self.tally = Tally::default();
-        }
         Ok(())
+    }
+
+    /// Hands in what was counted since the last time.
+    fn hand_in(&mut self) {
+        let second = self.report_at_ns / SECOND_NS - 1;
+        if self.now_ns >= self.report_at_ns {
+            self.report_at_ns = next_second_ns(self.now_ns);
+        }
+        let mut intervals = self.shared.intervals();
+        let interval = intervals.entry(second).or_default();
+        interval.recorder.merge(&self.recorder);
+        interval.tally.merge(&self.tally);
+        drop(intervals);
+        self.recorder.reset();
+        self.tally = Tally::default();
     }
 
     /// How long the engine may wait.
@@ -432,6 +473,9 @@ impl Worker {
     }
 
     fn timer(&mut self, place: u32) {
+        if self.end_slow_attempt(place) {
+            return;
+        }
         let Some(conn) = self.conns.get_mut(place as usize) else {
             return;
         };
@@ -459,15 +503,11 @@ impl Worker {
                     conn.leave_at_ns = 0;
                     return self.leave(place);
                 }
-                let mut env = env!(self);
                 if conn.heartbeat_at_ns != 0 && conn.heartbeat_at_ns <= now_ns {
-                    conn.heartbeat_at_ns = now_ns + conn.heartbeat_ns;
-                    match &mut conn.speaker {
-                        Speaker::User(session) => session.ping(&mut env, &mut conn.out),
-                        Speaker::Echo(..) => {
-                            let opcode = corelane_protocol::ws::Opcode::Ping;
-                            corelane_protocol::ws::client_frame(opcode, b"", env.rng.mask(), &mut conn.out);
-                        }
+                    let dead_for = patience::beat(conn, &mut env!(self));
+                    if let Some(why) = dead_for {
+                        conn.heartbeat_at_ns = 0;
+                        return self.end(place, why);
                     }
                 }
                 // Its next timer is set when it was pumped: until then what is due now would be due for ever.
@@ -530,6 +570,10 @@ impl Worker {
         }
         self.listed = listed;
     }
+}
+
+const fn next_second_ns(now_ns: u64) -> u64 {
+    (now_ns / SECOND_NS + 1) * SECOND_NS
 }
 
 /// Largest message that a connection takes.

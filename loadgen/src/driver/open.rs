@@ -1,14 +1,15 @@
 //! Opening connections at the planned pace, and what happens when they end.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use corelane_net::{CloseReason, EngineError};
 use corelane_protocol::ws::{client, close};
 
 use super::conn::{Speaker, Stage};
 use super::{Worker, count_problem, env, message_bytes_max};
-use crate::cli::Sources;
-use crate::shared::Phase;
+use crate::shared::{Phase, Shared};
+use crate::sources::Sources;
+use crate::spread::next_target;
 
 /// Connections that are being opened at a time, per thread.
 const OPENING_MAX: u32 = 512;
@@ -19,6 +20,8 @@ const CONNECTIONS_PER_SOURCE: u32 = 4_000;
 /// Shortest and longest pause before a connection is opened again.
 const PAUSE_MIN_NS: u64 = 100_000_000;
 const PAUSE_MAX_NS: u64 = 5_000_000_000;
+/// How long an attempt to come back may take until it is welcome; then the next target is tried.
+const ATTEMPT_NS_MAX: u64 = 10_000_000_000;
 /// System error numbers that mean that we ran out of something.
 const NO_PORT: i32 = 99;
 const NO_DESCRIPTOR: [i32; 2] = [23, 24];
@@ -57,13 +60,18 @@ impl Worker {
         if conn.stage != Stage::Waiting || self.phase >= Phase::Close {
             return;
         }
-        let from = source_address(&self.shared, conn.index);
-        match self.engine.connect(self.shared.address, from) {
+        let address = self.shared.endpoint(conn.target).address;
+        let from = source_address(&self.shared, address, conn.index);
+        match self.engine.connect(address, from) {
             Ok(socket) => {
                 conn.socket = Some(socket);
                 conn.stage = Stage::Connecting;
                 conn.opened_ns = self.now_ns;
                 conn.close_code = None;
+                conn.ended_for = None;
+                if conn.was_ready {
+                    conn.attempt_until_ns = self.now_ns + ATTEMPT_NS_MAX;
+                }
                 let index = socket.index();
                 if self.by_socket.len() <= index {
                     self.by_socket.resize(index + 1, u32::MAX);
@@ -72,6 +80,7 @@ impl Worker {
                     *entry = place;
                 }
                 self.opening.2 += 1;
+                self.set_timer(place);
             }
             Err(error) => {
                 match &error {
@@ -114,7 +123,7 @@ impl Worker {
             Speaker::User(_) => Some("corelane.rkyv.v1"),
             Speaker::Echo(..) => options.subprotocol.as_deref(),
         };
-        let target = &self.shared.target;
+        let target = &self.shared.endpoint(conn.target).target;
         client::request(
             &target.authority,
             &target.path,
@@ -134,11 +143,17 @@ impl Worker {
         self.opening.2 = self.opening.2.saturating_sub(1);
         conn.stage = Stage::Ready;
         conn.attempts = 0;
+        conn.attempt_until_ns = 0;
+        if let Some(count) = self.finish.connections.get_mut(conn.target as usize) {
+            *count += 1;
+        }
         if conn.heartbeat_ns > 0 {
             // The first one at a random moment, so that they do not all come together.
             conn.heartbeat_at_ns = self.now_ns + 1 + self.rng.below(conn.heartbeat_ns);
         }
-        if !std::mem::replace(&mut conn.was_ready, true) {
+        if std::mem::replace(&mut conn.was_ready, true) {
+            self.tally.reconnected += 1;
+        } else {
             self.tally.connected += 1;
             self.recorder.connect.record_ns(conn.opened_ns, self.now_ns);
         }
@@ -169,6 +184,7 @@ impl Worker {
             return;
         };
         let (stage, was_asked, close_code) = (conn.stage, conn.is_closing, conn.close_code);
+        let (target, ended_for) = (conn.target, conn.ended_for.take());
         if stage != Stage::Ready {
             self.opening.2 = self.opening.2.saturating_sub(1);
         }
@@ -186,15 +202,17 @@ impl Worker {
         let is_stalled = conn.is_stalled;
         conn.reset(message_bytes_max(&self.shared));
         conn.stage = Stage::Waiting;
+        conn.target = next_target(target, self.shared.target_count());
         if !in_phase {
             conn.stage = Stage::Gone;
             return;
         }
         self.tally.unanswered += lost;
-        let why = match (close_code, reason) {
-            (Some(code), _) => format!("closed by the server with {code}"),
-            (None, CloseReason::Requested) => "closed by the server without a close frame".to_owned(),
-            (None, reason) => reason.to_string(),
+        let why = match (ended_for, close_code, reason) {
+            (Some(why), ..) => why.to_owned(),
+            (None, Some(code), _) => format!("closed by the server with {code}"),
+            (None, None, CloseReason::Requested) => "closed by the server without a close frame".to_owned(),
+            (None, None, reason) => reason.to_string(),
         };
         if stage == Stage::Ready && !was_asked {
             if is_stalled {
@@ -208,6 +226,7 @@ impl Worker {
             self.note_errno(errno);
         }
         if !was_asked {
+            let why = self.shared.problem_at(target, &why);
             count_problem(&mut self.finish.problems, &why);
         }
         if close_code.is_some_and(|code| !close::may_reconnect(code)) {
@@ -221,7 +240,7 @@ impl Worker {
         let Some(conn) = self.conns.get_mut(place as usize) else {
             return;
         };
-        let may = !conn.was_ready || self.shared.options.reconnect || conn.is_stalled;
+        let may = !conn.was_ready || self.shared.options.reconnects() || conn.is_stalled;
         if !may {
             return self.give_up(place);
         }
@@ -265,13 +284,13 @@ impl Worker {
 
 /// The address to connect from, if it matters: one address has not enough ports for many connections, and ports
 /// that an earlier run left in `TIME_WAIT` cost a second each.
-fn source_address(shared: &crate::shared::Shared, index: u32) -> Option<IpAddr> {
+fn source_address(shared: &Shared, target: SocketAddr, index: u32) -> Option<IpAddr> {
     let connections = shared.options.connections;
     if let Some(sources) = shared.options.source_addrs {
         let needed = connections / shared.ports_per_source + 1;
         return Some(sources.address(index % needed).into());
     }
-    if connections <= SPREAD_ABOVE || !shared.address.ip().is_loopback() || !shared.address.is_ipv4() {
+    if connections <= SPREAD_ABOVE || !target.ip().is_loopback() || !target.is_ipv4() {
         return None;
     }
     let loopback = Sources::parse("127.0.0.0/8").expect("a constant network");

@@ -29,6 +29,8 @@ pub struct Pending {
     pub due_ns: u64,
     /// When it was first handed to the socket; 0 before.
     pub sent_ns: u64,
+    /// When it was last handed to a socket.
+    pub left_ns: u64,
 }
 
 /// A conversation that waits to start again.
@@ -95,6 +97,11 @@ impl Outbox {
     /// A send left under `reference`.
     pub fn sent(&mut self, reference: u32, send: Pending) {
         self.out.insert(reference, send);
+    }
+
+    /// When the oldest of those that are out left.
+    pub fn out_since_ns(&self) -> Option<u64> {
+        self.out.values().map(|send| send.left_ns).min()
     }
 
     /// The send with this reference was answered for good.
@@ -188,6 +195,7 @@ mod tests {
             place: 0,
             due_ns: 0,
             sent_ns: 0,
+            left_ns: 0,
         }
     }
 

@@ -60,6 +60,7 @@ impl Worker {
         let Some(conn) = self.conns.get_mut(place as usize) else {
             return;
         };
+        conn.heard_ns = self.now_ns;
         let mut env = env!(self);
         let bytes = self.engine.received(buffer);
         let mut after = After::default();
@@ -100,7 +101,7 @@ fn upgrade(conn: &mut Conn, env: &mut Env<'_>, after: &mut After) -> Vec<u8> {
             rest
         }
         Err(error) => {
-            env.problem(&format!("upgrade: {error}"));
+            problem(conn, &format!("upgrade: {error}"), env);
             after.must_close = true;
             Vec::new()
         }
@@ -123,7 +124,7 @@ fn take(conn: &mut Conn, bytes: &mut [u8], env: &mut Env<'_>, after: &mut After)
             Ok(Item::Close(code)) => {
                 let code = code.map_or(1005, |(code, reason)| {
                     if !reason.is_empty() && conn.stage != Stage::Ready {
-                        env.problem(&format!("closed with {code}: {reason}"));
+                        problem(conn, &format!("closed with {code}: {reason}"), env);
                     }
                     code
                 });
@@ -135,13 +136,20 @@ fn take(conn: &mut Conn, bytes: &mut [u8], env: &mut Env<'_>, after: &mut After)
             }
             Err(error) => {
                 env.tally.malformed += 1;
-                env.problem(&format!("the server broke the WebSocket protocol: {error}"));
+                let text = format!("the server broke the WebSocket protocol: {error}");
+                problem(conn, &text, env);
                 after.must_close = true;
             }
         }
     }
     drop(items);
     conn.decoder = decoder;
+}
+
+/// Counts a problem with a connection's target.
+fn problem(conn: &Conn, text: &str, env: &mut Env<'_>) {
+    let text = env.shared.problem_at(conn.target, text);
+    env.problem(&text);
 }
 
 fn message(conn: &mut Conn, bytes: &[u8], env: &mut Env<'_>, after: &mut After) {
@@ -156,13 +164,13 @@ fn message(conn: &mut Conn, bytes: &[u8], env: &mut Env<'_>, after: &mut After) 
                 after.is_ready = true;
             }
             Ok(Effect::GoAway { after_ns }) => {
-                if env.shared.options.reconnect {
+                if env.shared.options.reconnects() {
                     conn.leave_at_ns = env.now_ns + after_ns.max(1);
                 }
             }
             Err(error) => {
                 env.tally.malformed += 1;
-                env.problem(&format!("the server sent a malformed frame: {error}"));
+                problem(conn, &format!("the server sent a malformed frame: {error}"), env);
             }
         },
         Speaker::Echo(matcher, _) => {
@@ -192,8 +200,8 @@ fn message(conn: &mut Conn, bytes: &[u8], env: &mut Env<'_>, after: &mut After) 
             env.tally.delivered += 1;
             let (from, to) = env.measured;
             if (from..to).contains(&stamp.due_ns) {
-                env.recorder.due_to_delivery.record_ns(stamp.due_ns, env.now_ns);
-                env.recorder.sent_to_delivery.record_ns(stamp.sent_ns, env.now_ns);
+                let half_ns = env.half_ns();
+                env.recorder.delivered(&stamp, half_ns, env.now_ns);
             }
         }
     }

@@ -51,14 +51,18 @@ pub struct Session {
     pub me: u32,
     /// Its latencies are not recorded: it does not read all the time.
     pub is_unmeasured: bool,
+    /// When the last thing came that it lacked: a message, an ack, or why a gap is none.
+    pub completed_ns: u64,
     faults: Faults,
     window: usize,
     counter: u64,
     reference: u32,
     is_ready: bool,
     was_ready: bool,
+    epoch: u64,
     cursor: Vec<u8>,
-    asks: HashMap<u32, Ask>,
+    /// Requests without an answer, and when they left.
+    asks: HashMap<u32, (Ask, u64)>,
     outbox: Outbox,
     catch_up: CatchUp,
     streams: HashMap<ConvKey, Stream>,
@@ -66,9 +70,10 @@ pub struct Session {
 
 impl Session {
     /// The session of user `me`.
-    pub fn new(me: u32) -> Self {
+    pub fn new(me: u32, faults: Faults) -> Self {
         Self {
             me,
+            faults,
             ..Self::default()
         }
     }
@@ -84,10 +89,10 @@ impl Session {
             token,
             terminal: corelane_protocol::terminal::Terminal::Desktop as u8,
             device: "loadgen".to_owned(),
-            epoch: 0,
+            epoch: self.epoch,
         };
         let reference = self.next_reference();
-        self.asks.insert(reference, Ask::Other);
+        self.asks.insert(reference, (Ask::Other, env.now_ns));
         put(env, out, &frame::encode(FrameKind::Hello, reference, &hello));
     }
 
@@ -118,6 +123,7 @@ impl Session {
             place,
             due_ns,
             sent_ns: 0,
+            left_ns: 0,
         };
         if !self.outbox.offer(send) {
             env.tally.unsent += 1;
@@ -154,6 +160,12 @@ impl Session {
             .min()
     }
 
+    /// When the oldest send or request that has no answer left.
+    pub fn unanswered_since_ns(&self) -> Option<u64> {
+        let asked = self.asks.values().map(|(_, left_ns)| *left_ns);
+        asked.chain(self.outbox.out_since_ns()).min()
+    }
+
     /// Syncs at `at_ns`, and takes what is missing up to the heads reported as explained.
     pub fn resync(&mut self, at_ns: u64, now_ns: u64) {
         self.owe_explanation(now_ns);
@@ -163,8 +175,9 @@ impl Session {
     /// Something may be missing from now on. What comes before an earlier fault is explained adds nothing to it.
     fn owe_explanation(&mut self, now_ns: u64) {
         if !self.catch_up.is_unexplained() {
+            let gap_age_ns = self.faults.gap_age_ns();
             for stream in self.streams.values_mut() {
-                stream.blame(now_ns);
+                stream.blame(now_ns, gap_age_ns);
             }
         }
         self.catch_up.owe();
@@ -236,8 +249,12 @@ impl Session {
                 self.window = usize::from(welcome.window.to_native()).max(1);
                 self.is_ready = true;
                 self.asks.remove(&frame.reference);
+                let epoch = welcome.epoch.to_native();
+                if std::mem::replace(&mut self.epoch, epoch) != epoch {
+                    // Of another log.
+                    self.cursor.clear();
+                }
                 if std::mem::replace(&mut self.was_ready, true) {
-                    env.tally.reconnected += 1;
                     self.faults.is_back(env.now_ns);
                     self.resync(env.now_ns, env.now_ns);
                 } else if env.shared.options.scenario != crate::cli::Scenario::Idle && !self.is_unmeasured {
@@ -302,6 +319,9 @@ impl Session {
             self.stream(conv, env).live(seq, id, moment)
         };
         self.faults.judge(verdict, env.now_ns, env.tally);
+        if is_first {
+            self.completed_ns = env.now_ns;
+        }
         match stamp {
             Ok(stamp) if stamp.run == env.shared.run_id && stamp.conv == conv.number() => {
                 let is_delivery = matches!(verdict, Verdict::New | Verdict::Late | Verdict::Reordered);
@@ -323,8 +343,8 @@ impl Session {
     fn record(&self, stamp: &Stamp, env: &mut Env<'_>) {
         let (from, to) = env.measured;
         if !self.is_unmeasured && (from..to).contains(&stamp.due_ns) {
-            env.recorder.due_to_delivery.record_ns(stamp.due_ns, env.now_ns);
-            env.recorder.sent_to_delivery.record_ns(stamp.sent_ns, env.now_ns);
+            let half_ns = env.half_ns();
+            env.recorder.delivered(stamp, half_ns, env.now_ns);
         }
     }
 
@@ -373,6 +393,7 @@ impl Session {
             env.acked.push(entry);
         }
         self.stream(send.conv, env).acked(seq, entry.id);
+        self.completed_ns = env.now_ns;
         Ok(())
     }
 
@@ -384,8 +405,12 @@ impl Session {
             env.tally.retries += 1;
             self.faults.note(env.now_ns, env.tally);
         }
-        if let Some(Ask::Catch(request)) = self.asks.remove(&frame.reference) {
-            self.catch_up.refused(request, retryable, env.now_ns);
+        if let Some((Ask::Catch(request), _)) = self.asks.remove(&frame.reference) {
+            let is_ahead = code == Some(ErrorCode::Ahead) && request == Request::Sync;
+            if is_ahead {
+                self.cursor.clear();
+            }
+            self.catch_up.refused(request, retryable || is_ahead, env.now_ns);
         } else if retryable && self.outbox.refuse(frame.reference, env.now_ns) {
             env.tally.retryable += 1;
             return Ok(());
@@ -414,9 +439,13 @@ impl Session {
             };
             let head = state.head_seq.to_native().min(SEQ_MAX);
             let stream = self.stream(conv, env);
+            let was_complete = stream.is_complete(head);
             stream.explained(head);
             if !stream.has_all(head) {
                 self.catch_up.want_pull(conv);
+            }
+            if !was_complete {
+                self.completed_ns = env.now_ns;
             }
         }
         self.cursor = page.cursor.to_vec();
@@ -425,7 +454,7 @@ impl Session {
     }
 
     fn pull_page(&mut self, frame: &Frame<'_>, env: &mut Env<'_>) -> Result<(), FrameError> {
-        let Some(Ask::Catch(Request::Pull(conv))) = self.asks.remove(&frame.reference) else {
+        let Some((Ask::Catch(Request::Pull(conv)), _)) = self.asks.remove(&frame.reference) else {
             env.tally.stray += 1;
             return Ok(());
         };
@@ -444,6 +473,9 @@ impl Session {
             let is_own = env.shared.names.user_index(&message.sender) == Some(self.me);
             let id = ClientMsgId(message.client_msg_id);
             let is_first = self.stream(conv, env).pulled(seq, id, is_own);
+            if is_first {
+                self.completed_ns = env.now_ns;
+            }
             match Stamp::read(&message.payload) {
                 Ok(stamp) if stamp.run == env.shared.run_id && stamp.conv == conv.number() => {
                     if is_first && !is_own {
@@ -462,7 +494,7 @@ impl Session {
 
     fn fetch(&mut self, request: Request, env: &mut Env<'_>, out: &mut Vec<u8>) {
         let reference = self.next_reference();
-        self.asks.insert(reference, Ask::Catch(request));
+        self.asks.insert(reference, (Ask::Catch(request), env.now_ns));
         let bytes = match request {
             Request::Sync => {
                 let sync = body::Sync {
@@ -491,6 +523,7 @@ impl Session {
         } else {
             env.tally.resent += 1;
         }
+        send.left_ns = env.now_ns;
         let Some(entry) = env.ledger.entry_mut(send.place) else {
             return;
         };

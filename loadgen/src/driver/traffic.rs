@@ -1,5 +1,7 @@
 //! Sends as planned, and what every terminal should have at the end.
 
+use std::collections::BTreeSet;
+
 use corelane_protocol::ws::{Opcode, client_frame};
 
 use super::conn::{Conn, Speaker, Stage};
@@ -8,7 +10,8 @@ use crate::cli::{Pattern, Scenario};
 use crate::clock::ns_of;
 use crate::names::ConvKey;
 use crate::payload::Stamp;
-use crate::shared::Shared;
+use crate::shared::{Phase, Shared};
+use crate::spread::random_peer;
 
 /// Bytes that may wait at a connection of an echo server before sends wait in front of it.
 const ECHO_OUT_BYTES_MAX: usize = 1024 * 1024;
@@ -128,10 +131,7 @@ impl Worker {
         match self.shared.options.pattern {
             Pattern::Pairs if me ^ 1 < users => me ^ 1,
             Pattern::Pairs | Pattern::Ring => next(me),
-            Pattern::Random => {
-                let peer = self.rng.below_u32(users - 1);
-                if peer >= me { peer + 1 } else { peer }
-            }
+            Pattern::Random => random_peer(me, users, self.shared.target_count(), &mut self.rng),
         }
     }
 
@@ -194,17 +194,17 @@ impl Worker {
             (index % threads == self.thread && (place as usize) < own).then_some(place)
         };
         let mut expected = std::collections::VecDeque::new();
-        for (conv, head) in heads.iter() {
+        for (conv, end) in heads.iter() {
             if let Some((small, large)) = conv.users() {
                 expected.extend(
                     [small, large]
                         .into_iter()
                         .filter_map(place_of)
-                        .map(|place| (place, *conv, *head)),
+                        .map(|place| (place, *conv, *end)),
                 );
             } else if let Some(group) = conv.group_index() {
                 let members = self.shared.groups.members(group).filter_map(place_of);
-                expected.extend(members.map(|place| (place, *conv, *head)));
+                expected.extend(members.map(|place| (place, *conv, *end)));
             }
         }
         self.expected = expected;
@@ -214,12 +214,18 @@ impl Worker {
     pub(super) fn is_complete(&mut self) -> bool {
         let mut expected = std::mem::take(&mut self.expected);
         let mut at = 0;
-        while let Some((place, conv, head)) = expected.get(at).copied() {
+        while let Some((place, conv, end)) = expected.get(at).copied() {
             let Some(conn) = self.conns.get_mut(place as usize) else {
                 break;
             };
+            let env = env!(self);
             let is_done = match &mut conn.speaker {
-                Speaker::User(session) => session.stream(conv, &env!(self)).is_complete(head),
+                Speaker::User(session) => {
+                    let stream = session.stream(conv, &env);
+                    let is_done = stream.is_complete(end.seq);
+                    env.tally.differing += u64::from(is_done && stream.differs_from(end));
+                    is_done
+                }
                 Speaker::Echo(..) => true,
             };
             if is_done || conn.stage == Stage::Gone {
@@ -237,6 +243,12 @@ impl Worker {
         is_complete
     }
 
+    /// Where faults are made on purpose: whether every terminal that may come back is back.
+    pub(super) fn is_back(&self) -> bool {
+        let is_settled = |conn: &Conn| matches!(conn.stage, Stage::Ready | Stage::Gone);
+        !self.shared.options.faults || self.conns.iter().all(is_settled)
+    }
+
     /// Whether every terminal that is online has fetched what it asked for.
     pub(super) fn is_caught_up(&self) -> bool {
         self.conns.iter().all(|conn| match &conn.speaker {
@@ -249,7 +261,7 @@ impl Worker {
     pub(super) fn repair(&mut self) {
         let expected = std::mem::take(&mut self.expected);
         let mut listed = Vec::new();
-        for (place, conv, head) in &expected {
+        for (place, conv, end) in &expected {
             let Some(conn) = self.conns.get_mut(*place as usize) else {
                 continue;
             };
@@ -257,7 +269,7 @@ impl Worker {
             let Speaker::User(session) = &mut conn.speaker else {
                 continue;
             };
-            if stage == Stage::Ready && !session.stream(*conv, &env).has_all(*head) {
+            if stage == Stage::Ready && !session.stream(*conv, &env).has_all(end.seq) {
                 session.repair(*conv);
                 listed.push(*place);
             }
@@ -268,6 +280,47 @@ impl Worker {
         }
     }
 
+    /// Where faults are made on purpose: counts the terminals that are not complete, or were not in time. Once, and before
+    /// what they lack is pulled.
+    pub(super) fn judge_completeness(&mut self) {
+        let was_judged = std::mem::replace(&mut self.has_judged, true);
+        let options = &self.shared.options;
+        if was_judged || !options.faults || !options.scenario.is_corelane() {
+            return;
+        }
+        let settled_by_ns = self.shared.settled_by_ns();
+        let expected = std::mem::take(&mut self.expected);
+        let mut incomplete = BTreeSet::new();
+        for (place, conv, end) in &expected {
+            let Some(conn) = self.conns.get_mut(*place as usize) else {
+                continue;
+            };
+            let env = env!(self);
+            if let Speaker::User(session) = &mut conn.speaker
+                && !session.stream(*conv, &env).is_complete(end.seq)
+            {
+                incomplete.insert(*place);
+            }
+        }
+        self.expected = expected;
+        for (place, conn) in (0_u32..).zip(&self.conns) {
+            let Speaker::User(session) = &conn.speaker else {
+                continue;
+            };
+            self.finish.completed_ns = self.finish.completed_ns.max(session.completed_ns);
+            let is_away = match conn.stage {
+                Stage::Ready => false,
+                Stage::Gone => true,
+                // Then it was back, and is on its way somewhere else.
+                _ => self.reported != Some(Phase::Check),
+            };
+            if is_away || session.completed_ns > settled_by_ns {
+                incomplete.insert(place);
+            }
+        }
+        self.tally.incomplete += incomplete.len() as u64;
+    }
+
     /// Counts what is lost and what is missing after everything was tried.
     pub(super) fn count_holes(&mut self) {
         self.tally.offline += self
@@ -276,7 +329,7 @@ impl Worker {
             .filter(|conn| conn.stage != Stage::Ready)
             .count() as u64;
         let expected = std::mem::take(&mut self.expected);
-        for (place, conv, head) in &expected {
+        for (place, conv, end) in &expected {
             let Some(conn) = self.conns.get_mut(*place as usize) else {
                 continue;
             };
@@ -284,7 +337,7 @@ impl Worker {
             if let Speaker::User(session) = &mut conn.speaker
                 && stage == Stage::Ready
             {
-                let holes = session.stream(*conv, &env).holes(*head);
+                let holes = session.stream(*conv, &env).holes(end.seq);
                 env.tally.lost += holes.lost;
                 env.tally.repaired += holes.repaired;
                 env.tally.missing += holes.missing;

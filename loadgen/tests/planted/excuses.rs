@@ -79,7 +79,7 @@ fn late_after_a_resync_is_no_broken_order_but_is_counted() {
     assert_only(&report, &[], 0);
     // A pull behind the sync may have brought it before.
     let excused = count(&report, "late") + report.redelivered;
-    assert_eq!((excused, report.faults), (1, 1), "{}", report.text());
+    assert_eq!((excused, report.faults.seen), (1, 1), "{}", report.text());
     assert!(report.text().contains("1 Resync"), "{}", report.text());
 }
 

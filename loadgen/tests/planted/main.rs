@@ -2,8 +2,12 @@
 //! generator sees each fault. What the real gateway does is measured by the system tests.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests")]
 
+mod cluster;
 mod excuses;
+mod figures;
 mod frames;
+mod http;
+mod on_purpose;
 mod service;
 
 use clap::Parser as _;
@@ -12,23 +16,30 @@ use corelane_loadgen::history::Findings;
 use corelane_loadgen::report::{Report, Verdict};
 use corelane_loadgen::run::run;
 
-use self::service::{ADMIN_KEY, Fault, serve};
+use self::http::ADMIN_KEY;
+use self::service::{Fault, Served, serve};
 
 /// A short run of `direct` between two pairs.
 fn measure(fault: Fault, more: &[&str]) -> Report {
+    measure_at(&serve(fault, 1), more)
+}
+
+/// The same at all addresses of a service.
+fn measure_at(served: &Served, more: &[&str]) -> Report {
     let dir = tempfile::tempdir().unwrap();
     let secret = dir.path().join("token.key");
     std::fs::write(&secret, "ab".repeat(32)).unwrap();
     std::fs::write(dir.path().join("admin.key"), ADMIN_KEY).unwrap();
-    let served = serve(fault);
-    let (url, http) = (format!("ws://{}", served.ws), format!("http://{}", served.http));
+    let urls: Vec<String> = served
+        .addresses
+        .iter()
+        .map(|address| format!("ws://{address}"))
+        .collect();
+    let http = format!("http://{}", served.http);
     let key = dir.path().join("admin.key");
-    let args = [
-        "corelane-loadgen",
-        "direct",
-        &url,
-        "--http",
-        &http,
+    let mut args = vec!["corelane-loadgen", "direct"];
+    args.extend(urls.iter().map(String::as_str));
+    args.extend([
         "-c",
         "4",
         "-r",
@@ -46,8 +57,11 @@ fn measure(fault: Fault, more: &[&str]) -> Report {
         secret.to_str().unwrap(),
         "--admin-key-file",
         key.to_str().unwrap(),
-    ];
-    run(Options::try_parse_from(args.iter().copied().chain(more.iter().copied())).unwrap()).unwrap()
+    ]);
+    args.extend(more);
+    // Behind those of the caller, which are asked first.
+    args.extend(["--http", &http]);
+    run(Options::try_parse_from(args).unwrap()).unwrap()
 }
 
 /// A counter of the report by its name.
@@ -64,6 +78,8 @@ fn assert_only(report: &Report, allowed: &[&str], exit_code: u8) {
         "lost",
         "repaired",
         "missing",
+        "differing",
+        "incomplete",
         "duplicated",
         "reordered",
         "returned",

@@ -1,21 +1,19 @@
 //! A tiny service that keeps the promise, or breaks it on purpose.
 //!
-//! It is the opposite side of the wire and of the HTTP API, and nothing else.
+//! It is the opposite side of the wire, behind one or more addresses, and nothing else.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use corelane_protocol::frame::error::ErrorCode;
-use corelane_protocol::frame::{self, Frame, FrameKind, body, flag, json, read};
+use corelane_protocol::frame::{self, Frame, FrameKind, body, flag, read};
 use corelane_protocol::id::{ConvId, UserId};
 use tungstenite::handshake::server::{Request, Response};
 use tungstenite::protocol::Role;
 use tungstenite::{Message, WebSocket};
 
-/// Key of the HTTP API.
-pub(crate) const ADMIN_KEY: &str = "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd";
+use crate::http::api;
 
 /// What the service does, mostly to its 200th live message, or send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,24 +45,47 @@ pub(crate) enum Fault {
     DropThenHangUp,
     /// Never answers one send.
     Silence,
+    /// Its first address ends all its connections and takes no more.
+    CloseAddress,
+    /// Its first address says nothing any more, whatever comes.
+    FreezeAddress,
 }
 
 /// Where it listens.
-#[derive(Debug, Clone, Copy)]
 pub(crate) struct Served {
-    pub(crate) ws: SocketAddr,
+    /// WebSocket.
+    pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) http: SocketAddr,
+    service: Arc<Mutex<Service>>,
+}
+
+impl Served {
+    /// Logins at each address so far.
+    pub(crate) fn logins(&self) -> Vec<u64> {
+        self.service.lock().unwrap().logins.clone()
+    }
+
+    /// Messages between users of one address so far.
+    pub(crate) fn within_one_address(&self) -> u64 {
+        self.service.lock().unwrap().within
+    }
 }
 
 type Writer = Arc<Mutex<WebSocket<TcpStream>>>;
 
-struct Service {
+pub(crate) struct Service {
     fault: Fault,
     writers: HashMap<String, Writer>,
-    logs: HashMap<ConvId, Vec<Vec<u8>>>,
+    /// The address at which each user logged in last.
+    places: HashMap<String, usize>,
+    logins: Vec<u64>,
+    within: u64,
+    /// The first address is closed, or frozen.
+    is_first_gone: bool,
+    pub(crate) logs: HashMap<ConvId, Vec<Vec<u8>>>,
     seqs: HashMap<(ConvId, String, [u8; 16]), u64>,
     gates: Vec<(String, ConvId)>,
-    live: u64,
+    pub(crate) live: u64,
     sends: u64,
     /// A message that comes later than it should.
     held: Option<(String, Vec<u8>)>,
@@ -75,10 +96,15 @@ struct Service {
     has_synced: bool,
 }
 
-pub(crate) fn serve(fault: Fault) -> Served {
+/// Serves at so many addresses.
+pub(crate) fn serve(fault: Fault, addresses: usize) -> Served {
     let service = Arc::new(Mutex::new(Service {
         fault,
         writers: HashMap::new(),
+        places: HashMap::new(),
+        logins: vec![0; addresses],
+        within: 0,
+        is_first_gone: false,
         logs: HashMap::new(),
         seqs: HashMap::new(),
         gates: Vec::new(),
@@ -90,13 +116,22 @@ pub(crate) fn serve(fault: Fault) -> Served {
         since: 0,
         has_synced: false,
     }));
+    let at = |place| {
+        listen(&service, move |stream, service| {
+            connection(stream, service, place)
+        })
+    };
     Served {
-        ws: listen(&service, connection),
+        addresses: (0..addresses).map(at).collect(),
         http: listen(&service, api),
+        service,
     }
 }
 
-fn listen(service: &Arc<Mutex<Service>>, serve: fn(TcpStream, &Mutex<Service>)) -> SocketAddr {
+fn listen(
+    service: &Arc<Mutex<Service>>,
+    serve: impl Fn(TcpStream, &Mutex<Service>) + Copy + Send + 'static,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let service = Arc::clone(service);
@@ -107,48 +142,6 @@ fn listen(service: &Arc<Mutex<Service>>, serve: fn(TcpStream, &Mutex<Service>)) 
         }
     });
     address
-}
-
-/// `GET /v1/conversations/{conv}/messages?from=&limit=`, over and over.
-fn api(mut stream: TcpStream, service: &Mutex<Service>) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-    loop {
-        let head: Vec<String> = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .take_while(|line| !line.is_empty())
-            .collect();
-        let Some(request) = head.first() else { return };
-        let is_allowed = head.iter().any(|line| line.ends_with(ADMIN_KEY));
-        let path = request.split(' ').nth(1).unwrap().replace("%3A", ":");
-        let (conv, query) = path
-            .strip_prefix("/v1/conversations/")
-            .and_then(|rest| rest.split_once("/messages?"))
-            .unwrap();
-        let number = |name: &str| {
-            query
-                .split('&')
-                .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
-                .unwrap()
-        };
-        let (from, limit) = (number("from").parse().unwrap(), number("limit").parse().unwrap());
-        let page = service
-            .lock()
-            .unwrap()
-            .history(&conv.parse().unwrap(), from, limit);
-        let (status, body) = if is_allowed {
-            ("200 OK", page.to_string())
-        } else {
-            ("401 Unauthorized", String::new())
-        };
-        let answer = format!(
-            "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        if stream.write_all(answer.as_bytes()).is_err() {
-            return;
-        }
-    }
 }
 
 #[expect(
@@ -165,7 +158,10 @@ fn accept(
     Ok(response)
 }
 
-fn connection(stream: TcpStream, service: &Mutex<Service>) {
+fn connection(stream: TcpStream, service: &Mutex<Service>, place: usize) {
+    if service.lock().unwrap().is_closed(place) {
+        return;
+    }
     let writer = stream.try_clone().unwrap();
     let Ok(mut socket) = tungstenite::accept_hdr(stream, accept) else {
         return;
@@ -179,11 +175,16 @@ fn connection(stream: TcpStream, service: &Mutex<Service>) {
         let bytes = message.into_data();
         let frame = Frame::parse(&bytes).unwrap();
         let mut service = service.lock().unwrap();
+        if service.is_frozen(place) {
+            continue;
+        }
         match frame.known_kind().unwrap() {
             FrameKind::Hello => {
                 let hello = read::hello(&frame).unwrap();
                 me = user_of(hello.token.unwrap());
                 service.writers.insert(me.clone(), Arc::clone(&writer));
+                service.places.insert(me.clone(), place);
+                service.logins[place] += 1;
                 let welcome = body::Welcome {
                     session: 1,
                     user: me.clone(),
@@ -201,6 +202,13 @@ fn connection(stream: TcpStream, service: &Mutex<Service>) {
             FrameKind::Send => service.send(&frame, &me, &writer),
             FrameKind::Sync => service.sync(&frame, &me, &writer),
             FrameKind::Pull => service.pull(&frame, &writer),
+            FrameKind::Ping => {
+                let pong = body::Pong {
+                    time_ms: 0,
+                    server_time_ms: 0,
+                };
+                put(&writer, &frame::encode(FrameKind::Pong, frame.reference, &pong));
+            }
             _ => {}
         }
     }
@@ -209,6 +217,14 @@ fn connection(stream: TcpStream, service: &Mutex<Service>) {
 }
 
 impl Service {
+    fn is_closed(&self, place: usize) -> bool {
+        self.fault == Fault::CloseAddress && self.is_first_gone && place == 0
+    }
+
+    fn is_frozen(&self, place: usize) -> bool {
+        self.fault == Fault::FreezeAddress && self.is_first_gone && place == 0
+    }
+
     fn sync(&mut self, frame: &Frame<'_>, me: &str, writer: &Writer) {
         let page = body::SyncPage {
             cursor: vec![1],
@@ -263,21 +279,6 @@ impl Service {
         );
     }
 
-    fn history(&self, conv: &ConvId, from: u64, limit: usize) -> serde_json::Value {
-        let log = self.logs.get(conv).map_or(&[][..], Vec::as_slice);
-        let end = log.len();
-        let first = usize::try_from(from - 1).unwrap().min(end);
-        let rows = &log[first..end.min(first + limit)];
-        let next = first + rows.len();
-        serde_json::json!({
-            "messages": rows.iter().map(|row| json::to_value(row).unwrap()).collect::<Vec<_>>(),
-            "next_seq": if next < end { next + 1 } else { 0 },
-            "head_seq": log.len(),
-            "head_n": log.len(),
-            "floor_seq": 0,
-        })
-    }
-
     fn send(&mut self, frame: &Frame<'_>, me: &str, writer: &Writer) {
         let send = read::send(frame).unwrap();
         let user = UserId::new(me).unwrap();
@@ -328,6 +329,7 @@ impl Service {
 
     fn deliver(&mut self, peer: &str, message: &body::Message) {
         self.live += 1;
+        self.within += u64::from(self.places.get(peer) == self.places.get(&message.sender));
         let bytes = frame::encode(FrameKind::Message, 0, message);
         let is_planted = self.live == 200;
         let is_victim = self.victim.as_deref() == Some(peer);
@@ -384,6 +386,12 @@ impl Service {
                 self.put_to(peer, &bytes);
             }
             Fault::HangUp if is_planted => return self.hang_up(peer),
+            Fault::FreezeAddress if is_planted => self.is_first_gone = true,
+            Fault::CloseAddress if is_planted => {
+                self.is_first_gone = true;
+                let there = self.places.iter().filter(|(_, place)| **place == 0);
+                there.for_each(|(user, _)| self.hang_up(user));
+            }
             Fault::DropThenHangUp if is_victim && self.live > 4_500 && self.dropped == 0 => {
                 self.dropped += 1;
                 return self.hang_up(peer);
@@ -416,7 +424,8 @@ impl Service {
     }
 
     fn put_to(&self, user: &str, bytes: &[u8]) {
-        if let Some(writer) = self.writers.get(user) {
+        let is_frozen = self.places.get(user).is_some_and(|place| self.is_frozen(*place));
+        if let Some(writer) = self.writers.get(user).filter(|_| !is_frozen) {
             put(writer, bytes);
         }
     }
