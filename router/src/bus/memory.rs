@@ -106,6 +106,9 @@ impl MemoryBus {
     }
 
     fn append(&self, boot: BootId, partition: u16, kept: Kept) -> Result<u64, BusError> {
+        if kept.bytes.len() > BUS_RECORD_BYTES_MAX {
+            return Err(BusError::TooLarge(kept.bytes.len()));
+        }
         let mut topics = self.lock();
         let topic = topics.get_mut(&boot).ok_or(BusError::NoTopic(boot.0))?;
         if topic.bytes + kept.cost_bytes() > self.bytes_max {

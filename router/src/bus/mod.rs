@@ -3,14 +3,16 @@
 //! One topic per gateway boot, a few partitions in it. An adapter keeps the order of a partition and hands records
 //! out until they are reported consumed; it trusts nothing in them. What it cannot keep it declares lost, never
 //! silently: the gateway then tells all its sessions to sync again. Every adapter runs the same contract tests
-//! (`router/tests/bus_contract.rs`).
+//! (`router/tests/bus_contract`).
 
+pub mod kafka;
 pub mod memory;
 
 use std::future::Future;
 use std::sync::Arc;
 
 use corelane_protocol::id::BootId;
+use corelane_protocol::limits::BUS_RECORD_BYTES_MAX;
 use thiserror::Error;
 
 /// Why the bus did not take or give a record.
@@ -28,6 +30,9 @@ pub enum BusError {
         /// How many there are.
         partitions: u16,
     },
+    /// The record is longer than any may be. A bug of the caller: nothing was taken, and it never will be.
+    #[error("a record of {0} bytes is longer than {BUS_RECORD_BYTES_MAX}")]
+    TooLarge(usize),
     /// The topic was full: this record and all that waited in it are dropped, and the gateway is told so with its
     /// next fetches. Wait for nothing that was published to this boot before.
     #[error(
@@ -64,10 +69,12 @@ impl Fetched {
 
 /// The bus.
 pub trait Bus: Send + Sync + 'static {
-    /// Makes the topic of a gateway boot; offsets begin at 0. Making it again changes nothing.
+    /// Makes the topic of a gateway boot; offsets begin at 0. Making it again changes nothing, and a topic that is gone
+    /// is not made again: [`BusError::NoTopic`] as far as this is still known.
     fn create(&self, boot: BootId, partitions: u16) -> impl Future<Output = Result<(), BusError>> + Send;
 
-    /// Appends a record that carries `number` and returns its offset.
+    /// Appends a record that carries `number` and returns its offset. Records of one partition are in the order in which
+    /// these futures were first polled, unless one comes back as unavailable.
     fn publish(
         &self,
         boot: BootId,
