@@ -7,12 +7,13 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use corelane_router::bus::any::AnyBus;
 use corelane_router::http::{self, HttpLimits};
 
 use crate::shard_loop::Snapshot;
@@ -22,6 +23,7 @@ use crate::shard_loop::Snapshot;
 pub struct Admin {
     shards: Arc<Vec<Arc<Mutex<Snapshot>>>>,
     draining: Arc<AtomicBool>,
+    bus: Arc<OnceLock<Arc<AnyBus>>>,
 }
 
 impl Admin {
@@ -30,7 +32,13 @@ impl Admin {
         Self {
             shards: Arc::new(shards),
             draining: Arc::default(),
+            bus: Arc::default(),
         }
+    }
+
+    /// Shows the figures of this bus, too. Only the first one counts.
+    pub fn set_bus(&self, bus: Arc<AnyBus>) {
+        let _ = self.bus.set(bus);
     }
 
     /// From now on not ready.
@@ -91,6 +99,9 @@ impl Admin {
                     value(&snapshot.engine)
                 );
             }
+        }
+        if let Some(bus) = self.bus.get().and_then(|bus| bus.kafka()) {
+            bus.figures().render("corelane_gateway", &mut text);
         }
         text
     }

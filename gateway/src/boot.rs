@@ -1,7 +1,8 @@
 //! The boot of this gateway process: one for all its shards, and another one whenever it was declared dead.
 //!
 //! Owns a number. It stands beside the inboxes, not in them, so that no full inbox can drop a change: each shard compares
-//! it with what it knows once a turn.
+//! it with what it knows once a turn. Where the gateway has topics of its own (`bus.rs`) the next boot is put here only
+//! when its topic is there.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,8 +21,17 @@ impl ProcessBoot {
     /// The kernel gives no random bytes: do not start.
     pub fn draw() -> io::Result<Self> {
         Ok(Self {
-            current: AtomicU64::new(random()?),
+            current: AtomicU64::new(Self::draw_next()?),
         })
+    }
+
+    /// A boot that may be put in the place of the present one.
+    ///
+    /// # Errors
+    ///
+    /// The kernel gives no random bytes.
+    pub fn draw_next() -> io::Result<u64> {
+        random()
     }
 
     /// The boot that all shards are to have.
@@ -35,11 +45,14 @@ impl ProcessBoot {
     ///
     /// The kernel gives no random bytes; `lost` stays.
     pub fn replace(&self, lost: u64) -> io::Result<bool> {
-        let next = random()?;
-        Ok(self
-            .current
+        Ok(self.put(lost, Self::draw_next()?))
+    }
+
+    /// Puts `next` in the place of `lost`. False: another one is there already.
+    pub fn put(&self, lost: u64, next: u64) -> bool {
+        self.current
             .compare_exchange(lost, next, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok())
+            .is_ok()
     }
 }
 

@@ -4,6 +4,9 @@
 //! is full the message is not waited for: the listed receivers of a record get their bits set, a record for a group or
 //! for users sets the flag, typing and the like are dropped. As soon as the shard looks, those connections are demoted
 //! (the flag: all are told to sync), so a slow shard costs its own connections a pull and the other shards nothing.
+//!
+//! What was read of the bus for this shard (`bus.rs`) is always taken and does not count: the shard asked for it, up to a
+//! bound of its own.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +38,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     messages: Vec<ShardMessage>,
+    /// Of those that count.
+    count: usize,
     bytes: usize,
     overflowed: Overflow,
 }
@@ -63,7 +68,9 @@ impl Overflow {
                 Err(_) => self.all = true,
             },
             ShardMessage::Overflowed(conn) => self.note_one(shard, *conn),
-            ShardMessage::OverflowedAll => self.all = true,
+            ShardMessage::OverflowedAll | ShardMessage::Fetched { .. } | ShardMessage::TopicLost(_) => {
+                self.all = true;
+            }
         }
     }
 
@@ -107,10 +114,14 @@ impl Inbox {
         {
             let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
             for message in messages {
-                let bytes = bytes_of(&message);
-                if queue.messages.len() >= INBOX_SLOTS || queue.bytes + bytes > INBOX_BYTES_MAX {
+                let Some(bytes) = counted_bytes(&message) else {
+                    queue.messages.push(message);
+                    continue;
+                };
+                if queue.count >= INBOX_SLOTS || queue.bytes + bytes > INBOX_BYTES_MAX {
                     queue.overflowed.note(self.shared.shard, &message);
                 } else {
+                    queue.count += 1;
                     queue.bytes += bytes;
                     queue.messages.push(message);
                 }
@@ -142,7 +153,7 @@ impl Inbox {
         overflowed.clear();
         let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(into, &mut queue.messages);
-        queue.bytes = 0;
+        (queue.count, queue.bytes) = (0, 0);
         let overflow = std::mem::take(&mut queue.overflowed);
         drop(queue);
         overflowed.extend(overflow.slots());
@@ -152,10 +163,12 @@ impl Inbox {
     }
 }
 
-fn bytes_of(message: &ShardMessage) -> usize {
+/// What a message counts with; nothing for one that is always taken.
+fn counted_bytes(message: &ShardMessage) -> Option<usize> {
     match message {
-        ShardMessage::Record(record) => record.len(),
-        ShardMessage::Overflowed(_) | ShardMessage::OverflowedAll => 0,
+        ShardMessage::Record(record) => Some(record.len()),
+        ShardMessage::Overflowed(_) | ShardMessage::OverflowedAll => Some(0),
+        ShardMessage::Fetched { .. } | ShardMessage::TopicLost(_) => None,
     }
 }
 
@@ -226,6 +239,28 @@ mod tests {
         ] {
             assert_eq!(overflow_of(late), (Vec::new(), true));
         }
+    }
+
+    #[test]
+    fn what_was_read_of_the_bus_is_taken_however_full_the_inbox_is() {
+        let engine = Engine::new(EngineConfig::default()).unwrap();
+        let inbox = Inbox::new(SHARD, engine.waker());
+        let fetched = ShardMessage::Fetched {
+            boot: 1,
+            partition: 0,
+            from: 0,
+            lost: false,
+            records: vec![[7; 100].as_slice().into()],
+        };
+        let empty = record(class::STORED, Receivers::Conns(Vec::new()));
+        inbox.push([fetched.clone()]);
+        inbox.push(std::iter::repeat_n(empty, INBOX_SLOTS));
+        inbox.push([fetched.clone(), ShardMessage::TopicLost(1)]);
+        let (mut messages, mut overflowed) = (Vec::new(), Vec::new());
+        inbox.take(&mut messages, &mut overflowed);
+        assert_eq!(messages.len(), INBOX_SLOTS + 3, "it takes nobody's room");
+        assert_eq!((&messages[0], &messages[INBOX_SLOTS + 1]), (&fetched, &fetched));
+        assert!(overflowed.is_empty());
     }
 
     #[test]

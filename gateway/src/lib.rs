@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod boot;
+pub mod bus;
 pub mod clock;
 pub mod config;
 pub mod doctor;

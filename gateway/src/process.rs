@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{self, Admin};
 use crate::boot::ProcessBoot;
+use crate::bus::{BusRequests, Topic, TopicError};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::doctor;
@@ -58,6 +59,9 @@ pub enum ProcessError {
     /// A key file cannot be read or made.
     #[error(transparent)]
     Key(#[from] keys::KeyError),
+    /// There is no topic for this gateway.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
     /// The embedded router did not start, or failed.
     #[error("embedded router: {0}")]
     Router(String),
@@ -176,6 +180,7 @@ pub fn run(config: Config) -> Result<(), ProcessError> {
         source,
     })?;
     let shard_config = shard_config(&config, cpus.len(), secret, router_address, boot.current())?;
+    let topic = own_topic(&config, shard_config.bus_partitions, boot.current(), &admin)?;
     let boot = Arc::new(boot);
     let admin_address = match config.admin.listen.as_str() {
         "" if config.router.embedded => None,
@@ -184,7 +189,8 @@ pub fn run(config: Config) -> Result<(), ProcessError> {
     };
     let gather = Duration::from_micros(config.gateway.gather_us);
     let common = Common {
-        boot,
+        boot: Arc::clone(&boot),
+        bus: topic.as_ref().map(Topic::requests),
         listen,
         verifier,
         gather,
@@ -199,8 +205,30 @@ pub fn run(config: Config) -> Result<(), ProcessError> {
             return Err(error);
         }
     };
+    if let Some(topic) = topic {
+        let served = topic.serve(boot, started.inboxes.clone());
+        served.map_err(|source| ProcessError::System {
+            what: "a thread",
+            source,
+        })?;
+    }
     let announce = |router: Option<&Embedded>| embedded::announce(&config, listen, router, admin_address);
     wait(&config, &admin, router, started, announce)
+}
+
+/// The topic of this boot, where the bus stands apart from the routers: there before anything is linked.
+fn own_topic(
+    config: &Config,
+    partitions: u16,
+    boot: u64,
+    admin: &Admin,
+) -> Result<Option<Topic>, ProcessError> {
+    let Some(kafka) = config.bus.kafka() else {
+        return Ok(None);
+    };
+    let topic = Topic::make(kafka, partitions, boot)?;
+    admin.set_bus(Arc::clone(topic.bus()));
+    Ok(Some(topic))
 }
 
 fn admin_serve(admin: &Admin, listen: &str) -> Result<SocketAddr, ProcessError> {
@@ -244,6 +272,7 @@ fn shard_config(
         send_deadline: Duration::from_millis(config.router.send_deadline_ms),
         link_retry: Duration::from_millis(config.router.link_retry_ms),
         link_silence: Duration::from_millis(config.router.link_silence_ms),
+        bus_partitions: config.bus.own_partitions(),
         ..ShardConfig::default()
     })
 }
@@ -366,6 +395,7 @@ fn did_not_start(ended: &Receiver<End>) -> ProcessError {
 #[derive(Clone)]
 struct Common {
     boot: Arc<ProcessBoot>,
+    bus: Option<BusRequests>,
     listen: SocketAddr,
     verifier: Arc<Verifier>,
     gather: Duration,
@@ -404,6 +434,7 @@ impl ShardStart {
             listen: self.common.listen,
             inboxes,
             boot: self.common.boot,
+            bus: self.common.bus,
             verifier: self.common.verifier,
             snapshot: self.snapshot,
             gather: self.common.gather,

@@ -17,6 +17,7 @@ use corelane_net::{Engine, EngineError, Event, ListenOptions, ListenerId, Socket
 use corelane_protocol::id::ConnId;
 
 use crate::boot::ProcessBoot;
+use crate::bus::{BusRequests, Fetch};
 use crate::clock::Clock;
 use crate::inbox::Inbox;
 use crate::resolver::Resolver;
@@ -44,6 +45,8 @@ pub struct ShardSetup {
     pub inboxes: Vec<Inbox>,
     /// The boot of the process.
     pub boot: Arc<ProcessBoot>,
+    /// What reads the bus, if that stands apart from the routers.
+    pub bus: Option<BusRequests>,
     /// Checks tokens.
     pub verifier: Arc<Verifier>,
     /// Where the shard leaves its figures.
@@ -239,6 +242,9 @@ impl ShardLoop {
                     Some(Owner::Link(link)) => {
                         self.core
                             .handle(now, Input::LinkReceived(link, bytes), &mut self.outputs);
+                        if let Some(error) = self.core.take_link_error() {
+                            tracing::warn!(%error, shard = self.setup.shard, "a router is refused");
+                        }
                     }
                     None => {}
                 }
@@ -345,13 +351,33 @@ impl ShardLoop {
                     batch.push(message);
                 }
             }
+            Output::Fetch {
+                boot,
+                partition,
+                from,
+                credit_bytes,
+            } => {
+                if let Some(bus) = &self.setup.bus {
+                    bus.fetch(Fetch {
+                        shard: self.setup.shard,
+                        boot,
+                        partition,
+                        from,
+                        credit_bytes,
+                    });
+                }
+            }
             Output::BootLost(boot) => self.replace_boot(boot),
             Output::Drained => self.drained = true,
         }
     }
 
-    /// Whichever shard of the process says so first draws the next boot; all of them take it in their next turn.
+    /// Whichever shard of the process says so first draws the next boot; all of them take it in their next turn. Where
+    /// the boot has a topic, that comes first.
     fn replace_boot(&mut self, lost: u64) {
+        if let Some(bus) = &self.setup.bus {
+            return bus.boot_lost(lost);
+        }
         let is_new = self
             .setup
             .boot

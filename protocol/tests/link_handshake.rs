@@ -4,6 +4,7 @@
 mod link_support;
 
 use corelane_protocol::link::codec::{LinkError, LinkRole, PeerInfo};
+use corelane_protocol::link::handshake::feature;
 use link_support::{client_frame, end, established, feed, info, output, pair};
 
 /// Hello and proof of a gateway, for this router.
@@ -98,6 +99,20 @@ fn peers_that_do_not_belong_together_are_told_apart() {
         refusal(info(), 1, b"kez"),
         Err(LinkError::Proof { key_id: 1 }),
         "the router finds out, or the gateway before it"
+    );
+    assert_eq!(refusal(with(|info| info.partitions = 0), 1, b"key"), Ok(()));
+    assert_eq!(
+        refusal(with(|info| info.partitions = 4), 1, b"key"),
+        Err(LinkError::Partitions { theirs: 4, ours: 16 })
+    );
+    assert_eq!(
+        refusal(with(|info| info.features = feature::BUS_APART), 1, b"key"),
+        Err(LinkError::Bus { theirs_apart: true })
+    );
+    assert_eq!(
+        refusal(with(|info| info.features = !feature::BUS_APART), 1, b"key"),
+        Ok(()),
+        "what is not known here does not matter"
     );
     for hello in [
         with(|info| info.shard = 2),

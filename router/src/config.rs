@@ -4,13 +4,18 @@
 //! fills it from its own configuration. Mistakes are found before a socket opens and name file or variable, key, value
 //! and what is allowed.
 
+mod bus;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::bus::kafka::KafkaError;
 use crate::registry::redis::RedisConfig;
+
+pub use self::bus::BusSection;
 
 /// Prefix of environment variables that set keys.
 const ENV_PREFIX: &str = "CORELANE__";
@@ -25,6 +30,8 @@ pub struct RouterConfig {
     pub store: StoreSection,
     /// Who is connected where.
     pub registry: RegistrySection,
+    /// The way of deliveries to the gateways.
+    pub bus: BusSection,
     /// Logs.
     pub log: LogSection,
 }
@@ -243,6 +250,12 @@ pub enum ConfigError {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// Two sections do not go together.
+    #[error("configuration: {0}")]
+    Relation(&'static str),
+    /// The bus cannot be as configured.
+    #[error("configuration: {0}")]
+    Bus(#[from] KafkaError),
 }
 
 /// The annotated default file.
@@ -286,6 +299,34 @@ tls_ca = ""
 tls_name = ""
 # Put before every key, so that several systems can share one Redis. The same at all routers.
 prefix = ""
+
+[bus]
+# The way of deliveries to the gateways: brokers of Kafka, as host:port,host:port. The gateways need the same. Empty: in
+# the memory of this router, which must then be the only one. Kafka and the registry in Redis go together.
+servers = ""
+# What names of topics begin with; the same at all routers and gateways. Systems that share one Kafka need different ones.
+topic_prefix = "deliver"
+# User and password. Empty: none. They and TLS need a program that was built with --features kafka-tls. The password is
+# better given in the environment, as CORELANE__BUS__PASSWORD.
+user = ""
+password = ""
+# How the password is proven: PLAIN (over TLS only), SCRAM-SHA-256 or SCRAM-SHA-512.
+mechanism = "SCRAM-SHA-512"
+# Whether the brokers' port speaks TLS.
+tls = false
+# File of the certificates (PEM) of the authorities that are trusted. Empty: those of the system.
+tls_ca = ""
+# Files of the certificate and its key (PEM) that are shown to brokers that ask for one. Empty: none.
+tls_certificate = ""
+tls_key = ""
+# How long a record waits for others to share a request, in ms, at most 100. Below 5,000 records per second 0 is best,
+# above it 1; more only delays.
+linger_ms = 0
+# After this time, in ms, 5,000 to 30,000, a record that Kafka did not answer is published again. Shorter than a restart
+# of a broker takes: each restart changes the order of records.
+publish_timeout_ms = 8000
+# How long the topic of a dead gateway is kept, in s, 60 to 604,800.
+topic_keep_secs = 3600
 
 [log]
 # error, warn, info, debug or trace.
@@ -396,7 +437,25 @@ impl RouterConfig {
         if !lanes.is_power_of_two() || !(8..=4096).contains(&lanes) {
             return range("store.lanes", lanes.to_string(), "a power of two from 8 to 4096");
         }
-        Ok(())
+        self.bus.check()?;
+        self.check_sharing()
+    }
+
+    /// What is in the memory of one router is not seen by another one.
+    fn check_sharing(&self) -> Result<(), ConfigError> {
+        match (self.registry.url.is_empty(), self.bus.servers.is_empty()) {
+            (true, false) => Err(ConfigError::Relation(
+                "bus.servers is set and registry.url is empty: gateways and routers that share a bus must share the \
+                 registry, or a router would not find whom another one serves; set registry.url to a Redis, or empty \
+                 bus.servers",
+            )),
+            (false, true) => Err(ConfigError::Relation(
+                "registry.url is set and bus.servers is empty: routers that share the registry find gateways that are \
+                 linked to others, and reach them over a shared bus only; set bus.servers to a Kafka, or empty \
+                 registry.url",
+            )),
+            (true, true) | (false, false) => Ok(()),
+        }
     }
 }
 
@@ -472,6 +531,18 @@ mod tests {
         );
         let text = load("[router]\ndemo = true\nhttp_listen = \"0.0.0.0:7080\"\n", &[]).unwrap_err();
         assert!(text.contains("loopback"), "{text}");
+    }
+
+    #[test]
+    fn kafka_and_redis_go_together() {
+        let kafka = "[bus]\nservers = \"127.0.0.1:9092\"\n";
+        let redis = "[registry]\nurl = \"redis://127.0.0.1:6379\"\n";
+        let config = load(&format!("{kafka}{redis}"), &[]).unwrap();
+        assert_eq!(config.bus.kafka().unwrap().servers, "127.0.0.1:9092");
+        for (text, missing) in [(kafka, "set registry.url"), (redis, "set bus.servers")] {
+            let text = load(text, &[]).unwrap_err();
+            assert!(text.contains(missing) && text.contains("share"), "{text}");
+        }
     }
 
     #[test]

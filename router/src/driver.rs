@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::bus::{Bus as _, BusError};
 use crate::hub::Outgoing;
+use crate::lease::give_up;
 use crate::metrics::Stage;
 use crate::registry::Registry as _;
 use crate::requests::core_route;
@@ -37,6 +38,8 @@ const AGAIN: Duration = Duration::from_millis(200);
 const RECLAIM: Duration = Duration::from_secs(3);
 /// Most messages of an earlier life that are read at a time.
 const LEFT_MESSAGES: u16 = 200;
+/// Boots that are gone and are remembered. Their links end within a moment.
+const GONE_MAX: usize = 64;
 /// A backend's message waits at most this long for its commit, in ms.
 const APPEND_DEADLINE_MS: u64 = 5_000;
 
@@ -65,6 +68,8 @@ pub(crate) struct Driver {
     sampled: HashMap<(u64, u64, u32), u64>,
     /// Nobody is looked for before.
     locate_from: Duration,
+    /// The boots that went last, the newest at the end.
+    gone: VecDeque<u64>,
 }
 
 impl Driver {
@@ -81,6 +86,7 @@ impl Driver {
             next_backend: 1,
             sampled: HashMap::new(),
             locate_from: Duration::ZERO,
+            gone: VecDeque::new(),
         }
     }
 
@@ -160,6 +166,18 @@ impl Driver {
 
     fn input(&mut self, input: Input) {
         match &input {
+            // The gates of a boot are forgotten with it, so nothing of it may come behind that: not even what was on its
+            // way. Its gateway answers when the link ends.
+            Input::Submit(Submission {
+                origin: Origin::Client { boot, .. },
+                ..
+            }) if self.gone.contains(boot) => return,
+            Input::GatewayGone(boot) if !self.gone.contains(boot) => {
+                self.gone.push_back(*boot);
+                if self.gone.len() > GONE_MAX {
+                    self.gone.pop_front();
+                }
+            }
             Input::Submit(Submission {
                 origin:
                     Origin::Client {
@@ -328,20 +346,28 @@ impl Driver {
     }
 
     fn publish(&mut self, boot: BootId, partition: u16, number: u64, record: Arc<[u8]>) {
-        let bus = Arc::clone(&self.shared.bus);
+        let shared = Arc::clone(&self.shared);
         self.start(async move {
-            loop {
-                match bus.publish(boot, partition, number, Arc::clone(&record)).await {
+            let error = loop {
+                let published = shared.bus.publish(boot, partition, number, Arc::clone(&record));
+                match published.await {
                     Ok(_) => return None,
                     Err(error @ BusError::Unavailable(_)) => {
-                        tracing::warn!(%error, "a record is published again");
+                        tracing::debug!(%error, "a record is published again");
                         tokio::time::sleep(AGAIN).await;
                     }
-                    Err(BusError::NoTopic(_)) => return Some(Input::GatewayGone(boot.0)),
-                    Err(error) => {
-                        tracing::warn!(%error, "what waited for a gateway is lost; its sessions sync again");
-                        return Some(Input::TopicLost(boot.0));
-                    }
+                    Err(error) => break error,
+                }
+            };
+            match error {
+                BusError::NoTopic(_) if !shared.bus.is_apart() => Some(Input::GatewayGone(boot.0)),
+                error if !shared.bus.is_apart() => {
+                    tracing::warn!(%error, "what waited for a gateway is lost; its sessions sync again");
+                    Some(Input::TopicLost(boot.0))
+                }
+                error => {
+                    give_up(&shared, boot, &error).await;
+                    Some(Input::GatewayGone(boot.0))
                 }
             }
         });

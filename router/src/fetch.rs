@@ -2,6 +2,7 @@
 //!
 //! Owns one task per partition that the link asked for. A fetch stays open until its credit is used up; a new one takes
 //! its place. The records themselves stay in the bus until they are reported consumed, so dropping a task loses nothing.
+//! A bus that stands apart is read by the gateways themselves: then nothing is served here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,6 +48,14 @@ impl Fetches {
     /// Opens a fetch, in the place of an older one of the same partition.
     pub(crate) fn take(&mut self, fetch: FetchRecord) {
         if fetch.boot != self.boot || fetch.partition >= self.shared.partitions {
+            return;
+        }
+        if self.shared.bus.is_apart() {
+            let partition = fetch.partition;
+            tracing::error!(
+                partition,
+                "a gateway wants records over its link, but the bus is Kafka: refused"
+            );
             return;
         }
         let task = tokio::spawn(serve(Arc::clone(&self.shared), self.link.clone(), fetch));

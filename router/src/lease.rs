@@ -17,7 +17,7 @@ use corelane_protocol::link::body::Renewed;
 use corelane_protocol::link::record::RecordKind;
 use corelane_router_core::event::Input;
 
-use crate::bus::Bus as _;
+use crate::bus::BusError;
 use crate::hub::{LinkHandle, Outgoing};
 use crate::registry::Registry as _;
 use crate::shared::Shared;
@@ -115,13 +115,38 @@ pub(crate) fn renewed(alive: bool, reference: u32) -> Outgoing {
     }
 }
 
-/// Forgets a gateway that left or is dead: its routes, its topic, and what was waited for there.
-pub(crate) async fn gateway_gone(shared: &Shared, boot: BootId) {
-    if let Err(error) = shared.registry.leave(boot).await {
+/// Forgets a gateway that left or is dead: its routes, its topic, and what was waited for there. False: the registry
+/// could not be told.
+async fn gateway_gone(shared: &Shared, boot: BootId) -> bool {
+    let left = shared.registry.leave(boot).await;
+    if let Err(error) = &left {
         tracing::warn!(%error, "a gateway's routes could not be dropped");
     }
-    let _ = shared.bus.delete(boot).await;
+    shared.bus.gateway_gone(boot).await;
     shared.input(Input::GatewayGone(boot.0)).await;
+    left.is_ok()
+}
+
+/// A gateway leaves, or gives its boot up because it lost its topic. Shards that are linked are told that the boot is
+/// dead: those of a gateway that goes on take another one. Not before the registry knows, or the sessions would be
+/// refused under the next boot because of their own routes; who hears nothing says it again.
+pub(crate) async fn gateway_left(shared: &Shared, boot: BootId) {
+    if gateway_gone(shared, boot).await {
+        shared.hub.send_all(boot.0, &renewed(false, 0));
+    }
+}
+
+/// What was published to a boot is lost, and numbers cannot mend it: declares the boot dead.
+pub(crate) async fn give_up(shared: &Shared, boot: BootId, why: &BusError) {
+    // Many records may find out at a time: one of them is enough.
+    if !shared.bus.gateway_gone(boot).await {
+        return;
+    }
+    tracing::warn!(error = %why, "what waited for a gateway is lost; it must take another boot");
+    while !gateway_gone(shared, boot).await {
+        tokio::time::sleep(REAP_PACE).await;
+    }
+    shared.hub.send_all(boot.0, &renewed(false, 0));
 }
 
 /// Whether gateways could be heard of late.
@@ -167,7 +192,7 @@ pub(crate) async fn reap(shared: Arc<Shared>) {
                 for boot in dead {
                     tracing::warn!(boot = format!("{:016x}", boot.0), "a gateway's lease ran out");
                     shared.metrics.lease_lapsed();
-                    gateway_gone(&shared, boot).await;
+                    let _ = gateway_gone(&shared, boot).await;
                     shared.hub.send_all(boot.0, &renewed(false, 0));
                 }
             }

@@ -22,5 +22,6 @@ mod sessions;
 mod shared;
 mod start;
 pub mod store;
+mod sweep;
 
 pub use self::start::{DemoOptions, RouterHandle, RouterOptions, StartError, bump_epoch, start};

@@ -18,12 +18,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::bus::Bus as _;
+use crate::bus::BusError;
 use crate::driver::Event;
 use crate::fetch::Fetches;
 use crate::hub::{LinkHandle, LinkMailbox, Outgoing, Superseded};
-use crate::intake::{FromLink, take_record};
-use crate::lease::{Life, renewed};
+use crate::intake::{FromLink, SessionRecord, take_record};
+use crate::lease::{Life, give_up, renewed};
 use crate::registry::{Gateway, Registry as _};
 use crate::requests::Requests;
 use crate::sessions::Sessions;
@@ -270,19 +270,9 @@ impl<'a> Link<'a> {
             node: node.clone(),
             boot,
         };
-        let alive = self
-            .shared
-            .registry
-            .join(gateway)
-            .await
-            .map_err(|error| refused(&error))?;
-        if alive {
-            self.shared
-                .bus
-                .create(boot, self.shared.partitions)
-                .await
-                .map_err(|error| refused(&error))?;
-        } else {
+        let joined = self.shared.registry.join(gateway).await;
+        let alive = joined.map_err(|error| refused(&error))? && has_topic(self.shared, boot).await?;
+        if !alive {
             // Its boot was declared dead: it must take a new one before it claims anything.
             self.handle.send(vec![renewed(false, 0)]);
         }
@@ -310,6 +300,7 @@ impl<'a> Link<'a> {
         let Some(up) = &mut self.up else { return Ok(()) };
         let mut submissions = Vec::new();
         let mut refused = Vec::new();
+        let mut leaves = false;
         for each in &taken {
             if let FromLink::Renew(reference) = each {
                 up.life.renew(*reference).await;
@@ -321,6 +312,7 @@ impl<'a> Link<'a> {
                 FromLink::Refused(record) => refused.push(record),
                 FromLink::Request(request) => up.requests.take(request),
                 FromLink::Bounce(bounce) => up.requests.bounced(bounce),
+                FromLink::Session(SessionRecord::Leave) => leaves = true,
                 FromLink::Session(session) => up.life.while_unread(up.sessions.take(session)).await,
                 FromLink::Renew(_) => {}
                 FromLink::Fetch(fetch) => up.fetches.take(fetch),
@@ -336,7 +328,26 @@ impl<'a> Link<'a> {
                 .await
                 .map_err(|_| EndOfLink::Stopping)?;
         }
+        if leaves {
+            // Behind the frames that came before it: the gates that they may have closed are forgotten with the boot.
+            let left = up.sessions.take(SessionRecord::Leave);
+            up.life.while_unread(left).await;
+        }
         Ok(())
+    }
+}
+
+/// Whether a gateway has its topic; a boot without one is declared dead.
+async fn has_topic(shared: &Shared, boot: BootId) -> Result<bool, EndOfLink> {
+    match shared.bus.gateway_linked(boot, shared.partitions).await {
+        Ok(()) => Ok(true),
+        Err(error @ BusError::NoTopic(_)) => {
+            let advice = "bus.servers and bus.topic_prefix must be the same at routers and gateways";
+            tracing::error!(%error, advice, "a gateway linked that has no topic");
+            give_up(shared, boot, &error).await;
+            Ok(false)
+        }
+        Err(error) => Err(EndOfLink::Refused(error.to_string())),
     }
 }
 

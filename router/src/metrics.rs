@@ -170,6 +170,9 @@ pub(crate) fn render(shared: &Shared, into: &mut String) {
         describe(into, name, "gauge", help);
         let _ = writeln!(into, "{name} {value}");
     }
+    if let Some(bus) = shared.bus.kafka() {
+        bus.figures().render("corelane_router", into);
+    }
 }
 
 fn render_stages(shared: &Shared, core: &RouterMetrics, into: &mut String) {

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::hub::{LinkHandle, Outgoing};
 use crate::intake::{SessionKey, SessionRecord};
-use crate::lease::gateway_gone;
+use crate::lease::gateway_left;
 use crate::registry::{ClaimOutcome, ClaimRequest, Registry as _, Route};
 use crate::shared::Shared;
 
@@ -105,7 +105,7 @@ impl Task {
                 }
                 SessionRecord::Unclaim(key) => self.unclaim(key).await,
                 SessionRecord::ClaimsDone => self.claims_done().await,
-                SessionRecord::Leave => gateway_gone(&self.shared, BootId(self.boot)).await,
+                SessionRecord::Leave => gateway_left(&self.shared, BootId(self.boot)).await,
             }
         }
     }

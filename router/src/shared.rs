@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use corelane_protocol::id::{AppUser, NodeId};
 use corelane_protocol::link::codec::{LinkSecret, PeerInfo};
+use corelane_protocol::link::handshake::feature;
 use corelane_router_core::append::Append;
 use corelane_router_core::event::Input;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::bus::memory::MemoryBus;
+use crate::bus::any::AnyBus;
 use crate::clock::Clock;
 use crate::driver::Event;
 use crate::hub::Hub;
@@ -32,7 +33,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) store: Arc<SqliteStore>,
     pub(crate) registry: Arc<AnyRegistry>,
-    pub(crate) bus: Arc<MemoryBus>,
+    pub(crate) bus: Arc<AnyBus>,
     pub(crate) hub: Hub,
     pub(crate) gone: Mutex<Gone>,
     pub(crate) metrics: Metrics,
@@ -54,6 +55,11 @@ impl Shared {
             partitions: self.partitions,
             router_list_version: 1,
             registry_incarnation: self.registry.incarnation(),
+            features: if self.bus.is_apart() {
+                feature::BUS_APART
+            } else {
+                0
+            },
             ..PeerInfo::default()
         }
     }

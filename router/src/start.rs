@@ -17,6 +17,9 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, ApiState, Demo, MoreMetrics, WebFile};
+use crate::bus::any::AnyBus;
+use crate::bus::kafka::{KafkaBus, KafkaError};
+use crate::bus::memory::MemoryBus;
 use crate::clock::Clock;
 use crate::config::{ConfigError, Durability, RouterConfig, StoreSection};
 use crate::driver::{Driver, QUEUE};
@@ -31,7 +34,7 @@ use crate::registry::redis::{RedisError, RedisRegistry};
 use crate::shared::{Shared, Stop, StopReason};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{MessageStore as _, StoreError, StoreInfo, schema};
-use crate::{lease, link};
+use crate::{lease, link, sweep};
 
 /// How long a stop may take.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -52,6 +55,9 @@ pub enum StartError {
     /// The registry cannot be used.
     #[error(transparent)]
     Registry(#[from] RedisError),
+    /// The bus cannot be used.
+    #[error(transparent)]
+    Bus(#[from] KafkaError),
     /// An address cannot be listened on.
     #[error("{key} = {address}: cannot be listened on: {source}{}", hint(source))]
     Listen {
@@ -199,6 +205,7 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
     let boot = random()? | 1;
     let runtime = threads(config.router.threads)?;
     let registry = runtime.block_on(registry(config, clock))?;
+    let bus = runtime.block_on(bus(config))?;
     let (events, receiver) = mpsc::channel(QUEUE);
     let stop = Arc::new(Stop::new());
     let shared = Arc::new(Shared {
@@ -215,7 +222,7 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
         clock,
         store: Arc::new(store),
         registry: Arc::new(registry),
-        bus: Arc::default(),
+        bus: Arc::new(bus),
         hub: Hub::default(),
         gone: std::sync::Mutex::default(),
         metrics: Metrics::default(),
@@ -242,10 +249,11 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
         "router starts"
     );
     let stopped = stop.subscribe();
+    let keep = Duration::from_secs(config.bus.topic_keep_secs.into());
     let thread = thread::Builder::new()
         .name("router-main".to_owned())
         .spawn(move || {
-            runtime.block_on(serve(shared, api, driver, link_listener, http_listener));
+            runtime.block_on(serve(shared, api, driver, link_listener, http_listener, keep));
             runtime.shutdown_timeout(STOP_GRACE);
         })
         .map_err(|source| StartError::System {
@@ -287,6 +295,13 @@ async fn registry(config: &RouterConfig, clock: Clock) -> Result<AnyRegistry, St
     })
 }
 
+async fn bus(config: &RouterConfig) -> Result<AnyBus, StartError> {
+    Ok(match config.bus.kafka() {
+        None => AnyBus::Memory(MemoryBus::default()),
+        Some(kafka) => AnyBus::Kafka(KafkaBus::connect(kafka).await?),
+    })
+}
+
 /// Gives the log of a store that does not run a new epoch, so that every client drops its cursors: the last step after a
 /// backup was restored. Returns the epoch before and after.
 ///
@@ -319,6 +334,7 @@ async fn serve(
     driver: Driver,
     link_listener: TcpListener,
     http_listener: TcpListener,
+    keep_topics: Duration,
 ) {
     let listeners = tokio::net::TcpListener::from_std(link_listener)
         .and_then(|link| Ok((link, tokio::net::TcpListener::from_std(http_listener)?)));
@@ -334,6 +350,7 @@ async fn serve(
     let driver = tokio::spawn(driver.run());
     tokio::spawn(lease::reap(Arc::clone(&shared)));
     tokio::spawn(tell_of_incarnations(Arc::clone(&shared)));
+    tokio::spawn(sweep::sweep(Arc::clone(&shared), keep_topics));
     tokio::spawn(link::serve(link_listener, Arc::clone(&shared)));
     let stop = Arc::clone(&shared.stop);
     let http = tokio::spawn(async move {

@@ -79,6 +79,9 @@ pub struct ShardConfig {
     /// How long the registry keeps this gateway without a sign of life; never longer than the registry's own
     /// [`LEASE`]. It is renewed [`RENEWALS_PER_LEASE`] times in this time.
     pub lease: Duration,
+    /// Partitions of the topics that this gateway makes and its shell reads, on a bus that stands apart from the
+    /// routers; these must have as many. 0: the bus is the router's, and read over the link.
+    pub bus_partitions: u16,
 }
 
 impl ShardConfig {
@@ -123,6 +126,7 @@ impl Default for ShardConfig {
             link_retry: Duration::from_millis(100),
             link_silence: LINK_SILENCE,
             lease: LEASE,
+            bus_partitions: 0,
         }
     }
 }

@@ -5,6 +5,10 @@
 //! reported within [`REPORT_PACE`], or at once when more than [`UNREPORTED_BYTES_MAX`] are unreported. The router sends
 //! no more than the credit of a fetch ([`FETCH_BYTES`] per partition); what it could not keep it reports as lost, and
 //! all sessions of the gateway sync.
+//!
+//! A bus that stands apart is read by the shell, with the same credit. Fetches then begin with the boot and have nothing
+//! to do with links: offsets are the topic's, whichever routers write into it. What it lost no numbers mend: routers
+//! may wait for records that nobody will ever report, so the boot is given up with its topic (`lease.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,8 +49,10 @@ pub(crate) struct Consumer {
     changed: Vec<(u64, u16)>,
     unreported_bytes: usize,
     report_at: Option<Duration>,
-    /// When fetches that brought nothing are looked for.
+    /// When fetches that brought nothing are looked for; never where the shell reads: it does not give up.
     quiet_at: Option<Duration>,
+    /// Whether the shell was asked to read.
+    is_read_apart: bool,
 }
 
 #[derive(Debug)]
@@ -113,9 +119,14 @@ impl Consumer {
 }
 
 impl Shard {
-    /// Opens a fetch for every partition that is this shard's. Another router boot begins its offsets anew.
+    /// Whether the shell reads the bus.
+    pub(crate) const fn bus_is_apart(&self) -> bool {
+        self.config.bus_partitions > 0
+    }
+
+    /// A link is up: what was taken is reported again, and fetched on. Another router boot begins its offsets anew.
     pub(crate) fn fetch_all(&mut self, is_other_boot: bool) {
-        if is_other_boot && !Bug::OffsetsKept.is_planted() {
+        if is_other_boot && !self.bus_is_apart() && !Bug::OffsetsKept.is_planted() {
             self.consumer.forget();
         } else {
             // Reports that were on their way may have been lost with the link; they say how far all was taken, so they
@@ -123,8 +134,20 @@ impl Shard {
             self.consumer.changed = self.consumer.numbers.keys().copied().collect();
             self.consumer.changed.sort_unstable();
         }
+        if !self.consumer.changed.is_empty() {
+            self.consumer.report_at = Some(self.now.mono);
+        }
+        if !self.bus_is_apart() {
+            self.open_partitions(self.link.partitions());
+            self.consumer.quiet_at =
+                (!self.consumer.partitions.is_empty()).then_some(self.now.mono + QUIET_MAX);
+        }
+    }
+
+    /// Opens a fetch for every partition that is this shard's.
+    fn open_partitions(&mut self, count: u16) {
         let shards = self.config.shards.max(1);
-        for partition in (0..self.link.partitions()).filter(|partition| partition % shards == self.number) {
+        for partition in (0..count).filter(|partition| partition % shards == self.number) {
             if !self
                 .consumer
                 .partitions
@@ -143,10 +166,6 @@ impl Shard {
         for at in 0..self.consumer.partitions.len() {
             self.fetch(at);
         }
-        self.consumer.quiet_at = (!self.consumer.partitions.is_empty()).then_some(self.now.mono + QUIET_MAX);
-        if !self.consumer.changed.is_empty() {
-            self.consumer.report_at = Some(self.now.mono);
-        }
     }
 
     fn fetch(&mut self, at: usize) {
@@ -154,6 +173,15 @@ impl Shard {
             return;
         };
         partition.credit_bytes = FETCH_BYTES;
+        if self.config.bus_partitions > 0 {
+            let fetch = Output::Fetch {
+                boot: self.config.boot,
+                partition: partition.number,
+                from: partition.next,
+                credit_bytes: FETCH_BYTES,
+            };
+            return self.outputs.push(fetch);
+        }
         let fetch = BusFetch {
             boot: self.config.boot,
             partition: partition.number,
@@ -168,9 +196,35 @@ impl Shard {
         });
     }
 
-    /// Records of one partition.
+    /// Records of one partition, from the router.
     pub(crate) fn take_batch(&mut self, batch: &ArchivedBusBatch) {
-        let partition = batch.partition.to_native();
+        let records = batch.records.iter().map(|record| &**record);
+        let (partition, from) = (batch.partition.to_native(), batch.from.to_native());
+        self.take_records(partition, from, batch.lost, records);
+    }
+
+    /// Records of one partition, from the shell.
+    pub(crate) fn take_fetched(
+        &mut self,
+        boot: u64,
+        partition: u16,
+        from: u64,
+        lost: bool,
+        records: &[Arc<[u8]>],
+    ) {
+        // What was read for an earlier boot means nothing.
+        if boot == self.config.boot {
+            self.take_records(partition, from, lost, records.iter().map(|record| &**record));
+        }
+    }
+
+    fn take_records<'a>(
+        &mut self,
+        partition: u16,
+        from: u64,
+        lost: bool,
+        records: impl Iterator<Item = &'a [u8]>,
+    ) {
         let Some(at) = self
             .consumer
             .partitions
@@ -179,17 +233,15 @@ impl Shard {
         else {
             return;
         };
-        let from = batch.from.to_native();
-        if batch.lost && !Bug::LossIgnored.is_planted() {
-            self.resync_gateway();
-            self.consumer.lose(at, self.now.mono + REPORT_PACE);
+        if lost && !Bug::LossIgnored.is_planted() {
+            self.lose_records(at);
         }
         let mut next = self.consumer.partitions.get(at).map_or(0, |known| known.next);
         if from > next {
             next = from;
         }
         let mut used = 0_usize;
-        for (offset, record) in (from..).zip(batch.records.iter()) {
+        for (offset, record) in (from..).zip(records) {
             used += record.len();
             // A fetch that was opened again may bring what was on its way already.
             if offset >= next {
@@ -205,6 +257,14 @@ impl Shard {
                 self.fetch(at);
             }
         }
+    }
+
+    fn lose_records(&mut self, at: usize) {
+        if self.bus_is_apart() {
+            return self.topic_lost(self.config.boot);
+        }
+        self.resync_gateway();
+        self.consumer.lose(at, self.now.mono + REPORT_PACE);
     }
 
     fn take_bus_record(&mut self, bytes: &[u8], partition: u16) {
@@ -318,9 +378,12 @@ impl Shard {
         }
     }
 
-    /// Opens fetches again that brought nothing for long.
+    /// Has the shell read the topic of a new boot; opens fetches of a router again that brought nothing for long.
     pub(crate) fn tend_fetches(&mut self) {
         let now = self.now.mono;
+        if self.bus_is_apart() && !std::mem::replace(&mut self.consumer.is_read_apart, true) {
+            self.open_partitions(self.config.bus_partitions);
+        }
         if self.consumer.quiet_at.is_none_or(|at| at > now) {
             return;
         }

@@ -4,6 +4,7 @@
 //! their order. The simulation does the same in virtual time.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use corelane_protocol::arena::Span;
@@ -59,15 +60,31 @@ pub enum TokenVerdict {
     Expired,
 }
 
-/// What another shard of the same gateway has for this one. Owns its bytes.
+/// What another shard of the same gateway, or the shell, has for this one. Owns its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShardMessage {
     /// An encoded bus record some of whose receivers live here. Shared, not copied, between shards.
-    Record(std::sync::Arc<[u8]>),
+    Record(Arc<[u8]>),
     /// This connection missed something that found no room in the inbox: demote it.
     Overflowed(ConnId),
     /// All connections of this shard may have missed something.
     OverflowedAll,
+    /// Records of this gateway's topic on a bus that stands apart: they were asked for by [`Output::Fetch`]. Never
+    /// dropped: the credit of the fetch is their bound.
+    Fetched {
+        /// Boot whose topic it is.
+        boot: u64,
+        /// Partition.
+        partition: u16,
+        /// Offset of the first record.
+        from: u64,
+        /// Records before it were lost.
+        lost: bool,
+        /// Encoded bus records.
+        records: Vec<Arc<[u8]>>,
+    },
+    /// The topic of this boot is gone from the bus that stands apart. Never dropped either.
+    TopicLost(u64),
 }
 
 /// Something that happened outside the shard.
@@ -93,7 +110,7 @@ pub enum Input<'buf> {
     LinkSent(LinkId),
     /// A link's socket is gone, or could not be connected.
     LinkClosed(LinkId),
-    /// Another shard of this gateway has something for this one.
+    /// Another shard of this gateway, or the shell's reader of the bus, has something for this one.
     FromShard(ShardMessage),
     /// The time given by `Shard::next_deadline` has come.
     DeadlineReached,
@@ -131,6 +148,19 @@ pub enum Output {
     /// (they are then told as `Overflowed`), or one flag for a record that lists none (`OverflowedAll`), instead of
     /// waiting.
     ToShard(u16, ShardMessage),
+    /// Read records of a partition of this boot's topic, on the bus that stands apart, from an offset on: hand them to
+    /// this shard as [`ShardMessage::Fetched`] until so many bytes of records came (one record may cross that). Another
+    /// one for the partition comes when they did.
+    Fetch {
+        /// Whose topic.
+        boot: u64,
+        /// Partition.
+        partition: u16,
+        /// Offset of the first record wanted.
+        from: u64,
+        /// Bytes.
+        credit_bytes: u32,
+    },
     /// This boot was declared dead: the process needs a new one, drawn at random, and all its shards an
     /// [`Input::NewBoot`]. Several shards may say it of the same boot. Until then the shard has no link.
     BootLost(u64),

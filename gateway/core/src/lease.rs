@@ -8,6 +8,11 @@
 //! their gates by then. What the bus brings is delivered all the same: it was meant for these connections, and whoever
 //! lost his route is told when it is claimed again.
 //!
+//! When the boot's topic is gone (on a bus that stands apart), or lost records, the boot is of no use: the router is told
+//! that this gateway leaves it, with every renewal until it says that the boot is dead. Nothing of a client is forwarded
+//! any more, because with the boot the router forgets the gates. A boot that was only replaced here would stand in the
+//! way of its own sessions: their claims under the next one would be refused.
+//!
 //! When the boot was declared dead the shell is asked for a new one, once. Nothing is connected until it is there.
 //! With it everything that belonged to the old boot is forgotten (offsets, numbers, the link) and all sessions claim
 //! again; connections, their ids and their windows stay.
@@ -32,6 +37,8 @@ pub(crate) struct Lease {
     renew_at: Duration,
     /// The boot was declared dead, and no other one is there yet.
     is_lost: bool,
+    /// The boot has no topic any more, and is to be declared dead.
+    is_given_up: bool,
 }
 
 impl Lease {
@@ -41,7 +48,7 @@ impl Lease {
 
     /// Whether the registry surely knows this boot.
     pub(crate) fn stands(&self, now: Duration) -> bool {
-        now < self.until && !self.is_lost
+        now < self.until && !self.is_lost && !self.is_given_up
     }
 
     pub(crate) const fn is_lost(&self) -> bool {
@@ -76,6 +83,21 @@ impl Shard {
             ..Record::default()
         });
         self.metrics.lease_renewals += 1;
+        if self.link.lease.is_given_up {
+            self.link.push(&Record {
+                kind: RecordKind::Leave as u8,
+                ..Record::default()
+            });
+        }
+    }
+
+    /// The topic of a boot is gone.
+    pub(crate) fn topic_lost(&mut self, boot: u64) {
+        if boot == self.config.boot && !self.link.lease.is_given_up {
+            self.metrics.lease_topics_lost += 1;
+            self.link.lease.is_given_up = true;
+            self.link.lease.renew_at = self.now.mono;
+        }
     }
 
     /// A router answered a renewal, or says unasked that the boot is dead.

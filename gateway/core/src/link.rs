@@ -17,6 +17,7 @@ use corelane_protocol::link::body::{
     ArchivedBusBatch, ArchivedClaimed, ArchivedKick, ArchivedRenewed, ArchivedRouterList,
 };
 use corelane_protocol::link::codec::{LinkCodec, LinkError, LinkEvent, LinkRole, PeerInfo};
+use corelane_protocol::link::handshake::feature;
 use corelane_protocol::link::record::{Record, RecordKind};
 
 use crate::event::{LinkId, Output};
@@ -213,6 +214,12 @@ impl Shard {
             shard: self.number,
             shards: self.config.shards,
             cluster_id: self.link.cluster_id,
+            partitions: self.config.bus_partitions,
+            features: if self.bus_is_apart() {
+                feature::BUS_APART
+            } else {
+                0
+            },
             ..PeerInfo::default()
         };
         let codec = LinkCodec::new(LinkRole::Gateway, info, self.config.link_secret.clone(), nonce);

@@ -98,6 +98,8 @@ metrics! {
     counter lease_renewals;
     /// Boots taken in the place of one that was declared dead.
     counter lease_new_boots;
+    /// Boots given up because their topic was gone or had lost records.
+    counter lease_topics_lost;
     /// Bus records taken.
     counter consume_records;
     /// Messages taken from the bus, once each.

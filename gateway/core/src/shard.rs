@@ -141,6 +141,14 @@ impl Shard {
             Input::FromShard(ShardMessage::Overflowed(conn)) => self.overflowed(conn),
             Input::FromShard(ShardMessage::OverflowedAll) if Bug::OverflowIgnored.is_planted() => {}
             Input::FromShard(ShardMessage::OverflowedAll) => self.resync_all(),
+            Input::FromShard(ShardMessage::Fetched {
+                boot,
+                partition,
+                from,
+                lost,
+                records,
+            }) => self.take_fetched(boot, partition, from, lost, &records),
+            Input::FromShard(ShardMessage::TopicLost(boot)) => self.topic_lost(boot),
             Input::DeadlineReached => self.deadline_reached(),
             Input::TurnEnded => self.turn_ended(),
             Input::Drain => self.begin_drain(),

@@ -3,17 +3,20 @@
 //! Later sources win. Every mistake is found before a socket opens and names the source, the key, the value
 //! and what is allowed. The keys themselves are defined once, in [`sections`].
 
+mod bus;
 pub mod section;
 pub mod sections;
 
 use std::path::{Path, PathBuf};
 
+use corelane_router::bus::kafka::KafkaError;
 use thiserror::Error;
 use toml::Value;
 
 use self::section::Section;
 use self::sections::{
-    AdminSection, ConnectionSection, DemoSection, GatewaySection, LogSection, RouterSection, StoreSection,
+    AdminSection, BusSection, ConnectionSection, DemoSection, GatewaySection, LogSection, RouterSection,
+    StoreSection,
 };
 
 /// Prefix of environment variables that set keys.
@@ -28,6 +31,8 @@ pub struct Config {
     pub connection: ConnectionSection,
     /// Where the routers are, or that one runs inside.
     pub router: RouterSection,
+    /// The way of deliveries, where it stands apart from the routers.
+    pub bus: BusSection,
     /// Where the embedded router keeps its data.
     pub store: StoreSection,
     /// Metrics and health.
@@ -73,6 +78,9 @@ pub enum ConfigError {
     /// Two settings do not go together.
     #[error("configuration: {0}")]
     Relation(String),
+    /// The bus cannot be as configured.
+    #[error("configuration: {0}")]
+    Bus(#[from] KafkaError),
 }
 
 impl Config {
@@ -129,6 +137,7 @@ impl Config {
         self.gateway.describe(&mut text);
         self.connection.describe(&mut text);
         self.router.describe(&mut text);
+        self.bus.describe(&mut text);
         self.store.describe(&mut text);
         self.admin.describe(&mut text);
         self.demo.describe(&mut text);
@@ -162,10 +171,11 @@ impl Config {
         Ok(())
     }
 
-    const SECTIONS: [&'static str; 7] = [
+    const SECTIONS: [&'static str; 8] = [
         GatewaySection::NAME,
         ConnectionSection::NAME,
         RouterSection::NAME,
+        BusSection::NAME,
         StoreSection::NAME,
         AdminSection::NAME,
         DemoSection::NAME,
@@ -177,6 +187,7 @@ impl Config {
             GatewaySection::NAME => self.gateway.set(key, value),
             ConnectionSection::NAME => self.connection.set(key, value),
             RouterSection::NAME => self.router.set(key, value),
+            BusSection::NAME => self.bus.set(key, value),
             StoreSection::NAME => self.store.set(key, value),
             AdminSection::NAME => self.admin.set(key, value),
             DemoSection::NAME => self.demo.set(key, value),
@@ -212,6 +223,15 @@ impl Config {
 
     fn check_relations(&self) -> Result<(), ConfigError> {
         self.cluster_id()?;
+        self.bus.check()?;
+        if self.router.embedded && !self.bus.servers.is_empty() {
+            return Err(ConfigError::Relation(
+                "bus.servers is set and router.embedded = true: an embedded router keeps registry and bus in memory, and \
+                 nobody else would publish to Kafka; set router.embedded = false and name the routers in router.seeds, \
+                 or empty bus.servers"
+                    .to_owned(),
+            ));
+        }
         if self.router.embedded && !self.router.seeds.is_empty() {
             return Err(ConfigError::Relation(
                 "router.embedded = true and router.seeds is not empty: an embedded router keeps registry and bus \

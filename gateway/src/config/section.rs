@@ -32,6 +32,26 @@ impl Setting for String {
     }
 }
 
+/// A text that `Debug` does not show.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl Setting for Secret {
+    fn from_toml(value: &Value) -> Result<Self, String> {
+        String::from_toml(value).map(Self)
+    }
+
+    fn to_toml(&self) -> String {
+        self.0.to_toml()
+    }
+}
+
 impl Setting for bool {
     fn from_toml(value: &Value) -> Result<Self, String> {
         value.as_bool().ok_or_else(|| "true or false".to_owned())

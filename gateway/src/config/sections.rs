@@ -6,8 +6,9 @@
 )]
 
 use corelane_gateway_core::Network;
+use corelane_router::bus::kafka::SaslMechanism;
 
-use super::section::section;
+use super::section::{Secret, section};
 
 section! {
     /// What this gateway is and where it listens.
@@ -90,6 +91,43 @@ section! {
         link_listen: String = "127.0.0.1:7090".to_owned();
         /// Where the embedded router serves HTTP: API, demo page, metrics.
         http_listen: String = "127.0.0.1:7080".to_owned();
+    }
+}
+
+section! {
+    /// The way of deliveries, where it stands apart from the routers. Needs routers with the same in [bus], and the registry
+    /// in Redis.
+    BusSection = "bus" {
+        /// Brokers of Kafka, as host:port,host:port. Empty: deliveries come over the link to the router.
+        servers: String = String::new();
+        /// What names of topics begin with; the same at all routers and gateways. Systems that share one Kafka need
+        /// different ones.
+        topic_prefix: String = "deliver".to_owned();
+        /// Partitions of this gateway's topic, as many as router.partitions of the routers. More spread consumption over more
+        /// shards.
+        partitions: u64 = 4, in 1..=64;
+        /// Replicas of the topic. 0: as the brokers' default.replication.factor says. With 1 a broker that is down takes its
+        /// partitions with it.
+        replicas: u64 = 0, in 0..=32;
+        /// How long a record is kept, in s. A gateway that is further behind takes a new topic, and all its sessions sync.
+        /// Too large costs disk only.
+        retention_secs: u64 = 600, in 60..=86_400;
+        /// Bytes that a partition may hold on each replica; beyond, as with retention_secs.
+        retention_bytes: u64 = 268_435_456, in 67_108_864..=1_099_511_627_776;
+        /// User. Empty: none. Users and TLS need a program that was built with --features kafka-tls.
+        user: String = String::new();
+        /// Password. Better given in the environment, as CORELANE__BUS__PASSWORD.
+        password: Secret = Secret::default();
+        /// How the password is proven; PLAIN over TLS only.
+        mechanism: String = SaslMechanism::default().name().to_owned(), one of SaslMechanism::NAMES;
+        /// Whether the brokers' port speaks TLS.
+        tls: bool = false;
+        /// File of the certificates (PEM) of the authorities that are trusted. Empty: those of the system.
+        tls_ca: String = String::new();
+        /// File of the certificate (PEM) that is shown to brokers that ask for one. Empty: none.
+        tls_certificate: String = String::new();
+        /// File of its key (PEM).
+        tls_key: String = String::new();
     }
 }
 

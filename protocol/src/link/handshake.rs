@@ -44,6 +44,13 @@ pub enum LinkRole {
     Router = 2,
 }
 
+/// Bits of [`PeerInfo::features`].
+pub mod feature {
+    /// Deliveries take a bus that stands apart from the routers: a gateway makes its topic before it links and reads it
+    /// itself. Without it they are fetched over the link. Both ends must agree.
+    pub const BUS_APART: u64 = 1;
+}
+
 /// What an end says of itself.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
 pub struct PeerInfo {
@@ -71,7 +78,7 @@ pub struct PeerInfo {
     pub epoch: u64,
     /// Lanes of the store (router).
     pub lanes: u16,
-    /// Partitions of a gateway's topic (router).
+    /// Partitions of a gateway's topic (router); of the topic that it made, or 0 (gateway).
     pub partitions: u16,
     /// Version of the router list (router).
     pub router_list_version: u64,
@@ -127,6 +134,26 @@ pub enum LinkError {
         /// Ours.
         ours: u64,
     },
+    /// Deliveries would not arrive.
+    #[error(
+        "{} a bus on Kafka; set bus.servers at routers and gateways to the same brokers, or at neither",
+        who_is_apart(*theirs_apart)
+    )]
+    Bus {
+        /// Whether it is the peer that has [`feature::BUS_APART`].
+        theirs_apart: bool,
+    },
+    /// Deliveries would be published where nobody reads, or the other way round.
+    #[error(
+        "topics have {theirs} partitions for the peer, {ours} for this node; router.partitions of the routers and \
+         bus.partitions of the gateways must be the same"
+    )]
+    Partitions {
+        /// As the peer says.
+        theirs: u16,
+        /// Ours.
+        ours: u16,
+    },
     /// It uses another key.
     #[error("peer uses link key {theirs}, this node uses {ours}; check that both ends use the same link.key")]
     KeyId {
@@ -158,6 +185,14 @@ pub enum LinkError {
     /// It granted credit in a form that is none.
     #[error("credit record of the peer is no valid archive")]
     CreditBody,
+}
+
+const fn who_is_apart(theirs_apart: bool) -> &'static str {
+    if theirs_apart {
+        "peer uses, and this node does not,"
+    } else {
+        "this node uses, and peer does not,"
+    }
 }
 
 /// A handshake that is under way.
@@ -253,6 +288,7 @@ impl Handshake {
         if theirs != ours {
             return Err(LinkError::KeyId { theirs, ours });
         }
+        self.check_bus(peer)?;
         if !peer.node.is_empty() && NodeId::new(&peer.node).is_err() {
             return Err(LinkError::Hello("its name is no node id"));
         }
@@ -265,6 +301,19 @@ impl Handshake {
             return Err(LinkError::Hello(
                 "shard number is not below its shard count, or there are more than 1024",
             ));
+        }
+        Ok(())
+    }
+
+    fn check_bus(&self, peer: &PeerInfo) -> Result<(), LinkError> {
+        let is_apart = |info: &PeerInfo| info.features & feature::BUS_APART != 0;
+        let theirs_apart = is_apart(peer);
+        if theirs_apart != is_apart(&self.info) {
+            return Err(LinkError::Bus { theirs_apart });
+        }
+        let (theirs, ours) = (peer.partitions, self.info.partitions);
+        if theirs != 0 && ours != 0 && theirs != ours {
+            return Err(LinkError::Partitions { theirs, ours });
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! silently: the gateway then tells all its sessions to sync again. Every adapter runs the same contract tests
 //! (`router/tests/bus_contract`).
 
+pub mod any;
 pub mod kafka;
 pub mod memory;
 

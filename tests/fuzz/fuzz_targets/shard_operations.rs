@@ -88,7 +88,11 @@ impl Shell {
             Output::LinkSend(link, _) => self.handle(Input::LinkSent(link)),
             Output::LinkClose(link) => self.handle(Input::LinkClosed(link)),
             Output::BootLost(boot) => self.handle(Input::NewBoot(boot + 1)),
-            Output::PauseReceive(_) | Output::ResumeReceive(_) | Output::ToShard(..) | Output::Drained => {}
+            Output::PauseReceive(_)
+            | Output::ResumeReceive(_)
+            | Output::ToShard(..)
+            | Output::Fetch { .. }
+            | Output::Drained => {}
         }
     }
 }

@@ -177,7 +177,8 @@ impl World {
             }
             Output::ToShard(number, message) => self.to_shard(shard, number, message),
             Output::BootLost(boot) => self.boot_lost(shard, boot),
-            Output::Drained => {}
+            // Its bus is the routers', read over the link.
+            Output::Fetch { .. } | Output::Drained => {}
         }
     }
 

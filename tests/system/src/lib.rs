@@ -497,6 +497,7 @@ fn field(line: &str, name: &str) -> String {
         .to_owned()
 }
 
+pub mod apart;
 pub mod bystanders;
 pub mod client;
 pub mod http;

@@ -4,6 +4,7 @@
     unreachable_pub,
     unnameable_types,
     unused_qualifications,
+    dead_code,
     clippy::all,
     clippy::pedantic,
     clippy::allow_attributes,

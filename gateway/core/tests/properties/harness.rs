@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use corelane_gateway_core::event::{Accepted, Claims, Input, LinkId, Output, ShardMessage, TokenVerdict};
@@ -13,6 +14,7 @@ use corelane_protocol::frame::{self, Frame, FrameKind, body};
 use corelane_protocol::id::{AppId, ConnId, ConvId, UserId};
 use corelane_protocol::link::body::{ArchivedClaim, ArchivedConsumed, BusBatch, Claimed, Kick, Renewed};
 use corelane_protocol::link::codec::{LinkCodec, LinkEvent, LinkRole, LinkSecret, PeerInfo};
+use corelane_protocol::link::handshake::feature;
 use corelane_protocol::link::record::{Record, RecordKind};
 use corelane_protocol::listener::ListenerKind;
 use corelane_protocol::proxy::SIGNATURE;
@@ -79,6 +81,10 @@ pub struct World {
     pub incarnation: u64,
     pub cluster_id: u64,
     pub partitions: u16,
+    /// Whether the router's bus stands apart; at first as the shard's.
+    pub is_apart: bool,
+    /// What the shell was asked to read: boot, partition, offset.
+    pub fetches: Vec<(u64, u16, u64)>,
     /// Whether claims are answered.
     pub claims_granted: bool,
     /// Whether renewals are answered.
@@ -118,6 +124,8 @@ impl World {
             wall_ms: 1_700_000_000_000,
         };
         let mut world = Self {
+            is_apart: config.bus_partitions > 0,
+            fetches: Vec::new(),
             shard: Shard::new(config, 0, now),
             now,
             clients: BTreeMap::new(),
@@ -195,6 +203,7 @@ impl World {
                             lanes: 8,
                             partitions: self.partitions,
                             registry_incarnation: self.incarnation,
+                            features: if self.is_apart { feature::BUS_APART } else { 0 },
                             cluster_id: self.cluster_id,
                             ..PeerInfo::default()
                         };
@@ -224,6 +233,15 @@ impl World {
                     }
                 }
                 Output::ToShard(shard, message) => self.to_shards.push((shard, message)),
+                Output::Fetch {
+                    boot,
+                    partition,
+                    from,
+                    credit_bytes,
+                } => {
+                    assert!(credit_bytes > 0);
+                    self.fetches.push((boot, partition, from));
+                }
                 Output::BootLost(boot) => self.boots_lost.push(boot),
                 Output::Drained => self.drained = true,
             }
@@ -603,6 +621,19 @@ impl World {
         *from += batch.records.len() as u64;
         let body = frame::archive(&batch);
         self.router_says(RecordKind::BusBatch, ConnId(0), &body);
+    }
+
+    /// The shell read records of a bus that stands apart; the turn is not ended.
+    pub fn fetched(&mut self, boot: u64, partition: u16, from: u64, records: &[BusRecord]) {
+        let records = records.iter().map(|record| Arc::<[u8]>::from(record.encode()));
+        let fetched = ShardMessage::Fetched {
+            boot,
+            partition,
+            from,
+            lost: false,
+            records: records.collect(),
+        };
+        self.input(Input::FromShard(fetched));
     }
 
     /// One record comes from the bus.

@@ -8,6 +8,7 @@
 )]
 #![expect(clippy::cast_possible_truncation, reason = "test figures are small")]
 
+mod apart;
 mod budget;
 mod chaos;
 mod consuming;

@@ -1,5 +1,6 @@
 //! What the adapter counts.
 
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A number that only grows.
@@ -58,68 +59,47 @@ pub struct KafkaFigures {
 }
 
 impl KafkaFigures {
-    /// Every figure: name, whether it is a gauge, help text, value.
-    pub fn rows(&self) -> [(&'static str, bool, &'static str, u64); 11] {
-        let waiting_records = self.waiting_records as u64;
-        let waiting_bytes = self.waiting_bytes as u64;
-        [
+    /// Appends all of it in the text format of Prometheus, under names that begin with `prefix`.
+    pub fn render(&self, prefix: &str, into: &mut String) {
+        let (gauge, counter) = ("gauge", "counter");
+        let (records, bytes) = (self.waiting_records as u64, self.waiting_bytes as u64);
+        let rows = [
             (
-                "kafka_published",
-                false,
-                "Records that Kafka took.",
-                self.published,
+                "waiting_records",
+                gauge,
+                "Records on their way into Kafka.",
+                records,
             ),
+            ("waiting_bytes", gauge, "Their bytes.", bytes),
+            ("published_total", counter, "Records taken.", self.published),
             (
-                "kafka_unpublished",
-                false,
-                "Records given back with an unknown outcome.",
+                "unpublished_total",
+                counter,
+                "Records of unknown outcome.",
                 self.unpublished,
             ),
+            ("producers_total", counter, "Producers made.", self.producers),
+            ("read_total", counter, "Records read.", self.read),
+            ("losses_total", counter, "Losses found.", self.losses),
+            ("stalls_total", counter, "Partitions read anew.", self.stalls),
+            ("consumers_total", counter, "Consumers made.", self.consumers),
             (
-                "kafka_waiting_records",
-                true,
-                "Records on their way into Kafka.",
-                waiting_records,
-            ),
-            ("kafka_waiting_bytes", true, "Their bytes.", waiting_bytes),
-            (
-                "kafka_producers",
-                false,
-                "Producers made: one, and one per replacement.",
-                self.producers,
-            ),
-            ("kafka_read", false, "Records read from Kafka.", self.read),
-            (
-                "kafka_losses",
-                false,
-                "Losses of records found while reading.",
-                self.losses,
-            ),
-            (
-                "kafka_stalls",
-                false,
-                "Partitions that stood still and were read anew.",
-                self.stalls,
-            ),
-            (
-                "kafka_consumers",
-                false,
-                "Consumers made: one per topic, and one per replacement.",
-                self.consumers,
-            ),
-            (
-                "kafka_topics_gone",
-                false,
-                "Topics found to be gone.",
+                "topics_gone_total",
+                counter,
+                "Topics found gone.",
                 self.topics_gone,
             ),
             (
-                "kafka_questions",
-                false,
-                "Requests for the list of topics.",
+                "questions_total",
+                counter,
+                "Lists of topics asked for.",
                 self.questions,
             ),
-        ]
+        ];
+        for (row, kind, help, value) in rows {
+            let name = format!("{prefix}_kafka_{row}");
+            let _ = writeln!(into, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        }
     }
 }
 

@@ -13,8 +13,6 @@ use corelane_protocol::id::BootId;
 use super::super::{Bus as _, BusError};
 use super::KafkaBus;
 
-/// How long a boot is dead before its topic is deleted, unless told otherwise.
-pub const DEAD_AGE: Duration = Duration::from_secs(3600);
 /// Topics deleted in one sweep: a burst would hold up the brokers' controller.
 const SWEEP_MAX: usize = 100;
 

@@ -43,7 +43,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 pub use self::config::{KafkaConfig, Password, SaslConfig, SaslMechanism, TlsConfig};
 pub use self::counters::KafkaFigures;
 pub use self::error::KafkaError;
-pub use self::janitor::{DEAD_AGE, Janitor};
+pub use self::janitor::Janitor;
 
 use self::consumer::ConsumerThread;
 use self::counters::Counters;
@@ -103,9 +103,15 @@ impl KafkaBus {
     }
 
     /// Nobody publishes to this boot any more, or reads it: it is dead. Its topic is left to the [`Janitor`]; here it
-    /// counts as gone from now on.
-    pub fn abandon(&self, boot: BootId) {
+    /// counts as gone from now on. True: that is new.
+    pub fn abandon(&self, boot: BootId) -> bool {
         self.forget(boot);
+        self.topics.note_abandoned(boot)
+    }
+
+    /// Whether a boot has a topic; that it has none takes a few seconds to believe. True as well while nobody knows.
+    pub async fn has_topic(&self, boot: BootId) -> bool {
+        !matches!(self.partitions(boot).await, Err(BusError::NoTopic(_)))
     }
 
     fn readers(&self) -> MutexGuard<'_, HashMap<BootId, Arc<Reader>>> {
@@ -162,6 +168,7 @@ impl KafkaBus {
         Ok(reader)
     }
 
+    /// Partitions of a boot's topic, asked for.
     async fn partitions(&self, boot: BootId) -> Result<u16, BusError> {
         match self.topics.judge(boot).await {
             Verdict::There(partitions) => Ok(partitions),

@@ -48,6 +48,8 @@ struct Boots {
     known: HashMap<BootId, u16>,
     gone: HashSet<BootId>,
     gone_order: VecDeque<BootId>,
+    /// Those of them that nobody publishes to or reads any more.
+    abandoned: HashSet<BootId>,
 }
 
 /// Whether a boot has a topic.
@@ -132,8 +134,14 @@ impl Topics {
             && let Some(oldest) = boots.gone_order.pop_front()
         {
             boots.gone.remove(&oldest);
+            boots.abandoned.remove(&oldest);
         }
         true
+    }
+
+    /// Remembers that a boot, whose topic counts as gone, is given up. True: that is new.
+    pub(super) fn note_abandoned(&self, boot: BootId) -> bool {
+        self.lock().abandoned.insert(boot)
     }
 
     fn note_known(&self, boot: BootId, partitions: u16) {

@@ -49,7 +49,7 @@ async fn given_cluster() -> (TransactionClient, String) {
 mod run {
     use super::*;
 
-    pub async fn a_transaction_over_three_regions_commits_and_reads_back(
+    pub(super) async fn a_transaction_over_three_regions_commits_and_reads_back(
         client: &TransactionClient,
         prefix: &str,
     ) {
@@ -68,7 +68,7 @@ mod run {
         }
     }
 
-    pub async fn of_conflicting_writers_exactly_one_wins(client: &TransactionClient, prefix: &str) {
+    pub(super) async fn of_conflicting_writers_exactly_one_wins(client: &TransactionClient, prefix: &str) {
         let shared = key(1, &format!("{prefix}shared"));
         let mut writers = Vec::new();
         for index in 0..8 {
@@ -95,7 +95,7 @@ mod run {
         assert_eq!(get(client, &shared).await.unwrap(), winners.pop());
     }
 
-    pub async fn an_insert_of_an_existing_key_fails(client: &TransactionClient, prefix: &str) {
+    pub(super) async fn an_insert_of_an_existing_key_fails(client: &TransactionClient, prefix: &str) {
         let (old, new) = (key(0, &format!("{prefix}old")), key(2, &format!("{prefix}new")));
         put(client, std::slice::from_ref(&old), "first").await.unwrap();
         let mut txn = begin(client).await;
@@ -108,7 +108,7 @@ mod run {
         assert_eq!(get(client, &new).await.unwrap(), None);
     }
 
-    pub async fn a_snapshot_does_not_see_later_commits(client: &TransactionClient, prefix: &str) {
+    pub(super) async fn a_snapshot_does_not_see_later_commits(client: &TransactionClient, prefix: &str) {
         let seen = key(0, &format!("{prefix}seen"));
         put(client, std::slice::from_ref(&seen), "before").await.unwrap();
         let mut old = begin(client).await;
@@ -117,7 +117,7 @@ mod run {
         assert_eq!(get(client, &seen).await.unwrap().as_deref(), Some("after"));
     }
 
-    pub async fn a_rolled_back_transaction_leaves_nothing(client: &TransactionClient, prefix: &str) {
+    pub(super) async fn a_rolled_back_transaction_leaves_nothing(client: &TransactionClient, prefix: &str) {
         let never = key(1, &format!("{prefix}never"));
         let mut txn = begin(client).await;
         txn.put(never.clone(), "value").await.unwrap();
@@ -127,7 +127,7 @@ mod run {
         assert_eq!(get(client, &never).await.unwrap().as_deref(), Some("later"));
     }
 
-    pub async fn scans_page_through_all_regions_in_both_directions(client: &TransactionClient, prefix: &str) {
+    pub(super) async fn scans_page_through_all_regions_in_both_directions(client: &TransactionClient, prefix: &str) {
         // Between the keys of a run lie, at most, keys of other runs.
         let names = (0..30).map(|index| format!("{prefix}page {index:02}"));
         let keys: Vec<_> = names
@@ -165,7 +165,7 @@ mod run {
         assert_eq!(back, keys);
     }
 
-    pub async fn batches_above_one_request_commit_whole(client: &TransactionClient, prefix: &str) {
+    pub(super) async fn batches_above_one_request_commit_whole(client: &TransactionClient, prefix: &str) {
         // Prewrites go in requests of 16 KiB: this is about twenty of them, over all regions.
         let keys: Vec<_> = (0..90)
             .map(|index| key(index % 3, &format!("{prefix}large {index}")))
@@ -182,7 +182,7 @@ mod run {
         );
     }
 
-    pub async fn a_locked_key_that_was_read_conflicts_with_its_writer(
+    pub(super) async fn a_locked_key_that_was_read_conflicts_with_its_writer(
         client: &TransactionClient,
         prefix: &str,
     ) {
