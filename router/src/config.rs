@@ -10,10 +10,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use thiserror::Error;
 
 use crate::bus::kafka::KafkaError;
 use crate::registry::redis::RedisConfig;
+use crate::store::remembered;
 
 pub use self::bus::BusSection;
 
@@ -73,10 +75,27 @@ impl Default for RouterSection {
 pub struct StoreSection {
     /// Directory of the database and the keys; made if missing. Default `data`.
     pub data_dir: PathBuf,
-    /// What an acknowledgement means.
+    /// What an acknowledgement means. Of the embedded database only.
     pub durability: Durability,
-    /// Lanes of a new store, a power of two from 8 to 4096; fixed from then on. Default 128.
+    /// Lanes of a new store, a power of two from 8 to 4096; fixed from then on, and the same at all routers. At least four
+    /// times the routers ever planned. Default 128.
     pub lanes: u16,
+    /// PD of the TiKV cluster that keeps the messages, `host:port` each. Empty: the embedded database in `data_dir`.
+    #[serde(deserialize_with = "texts")]
+    pub pd: Vec<String>,
+    /// Put before every key, so that several systems can share one TiKV. Must be the same at all routers.
+    pub prefix: String,
+    /// The cluster that the store must belong to, 16 hexadecimal digits. Empty: the one that `data_dir` remembers, or
+    /// whichever it does at the first start.
+    pub cluster: String,
+    /// File of the certificates (PEM) of the authorities that are trusted, for TLS to PD and TiKV; empty: no TLS.
+    pub tls_ca: PathBuf,
+    /// File of this router's certificate (PEM), which PD and TiKV ask for.
+    pub tls_cert: PathBuf,
+    /// File of its key (PEM).
+    pub tls_key: PathBuf,
+    /// Whether one of the routers tells TiKV which versions are read no more. Not where TiDB does. Default on.
+    pub collect_garbage: bool,
 }
 
 impl Default for StoreSection {
@@ -85,8 +104,43 @@ impl Default for StoreSection {
             data_dir: PathBuf::from("data"),
             durability: Durability::Full,
             lanes: 128,
+            pd: Vec::new(),
+            prefix: String::new(),
+            cluster: String::new(),
+            tls_ca: PathBuf::new(),
+            tls_cert: PathBuf::new(),
+            tls_key: PathBuf::new(),
+            collect_garbage: true,
         }
     }
+}
+
+/// A list of texts, or one text with commas between them, as it stands in the environment.
+fn texts<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
+    struct Texts;
+
+    impl<'de> Visitor<'de> for Texts {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a list of texts, or one text with commas between them")
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+            let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+            Ok(texts.map(str::to_owned).collect())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut texts = Vec::new();
+            while let Some(text) = list.next_element()? {
+                texts.push(text);
+            }
+            Ok(texts)
+        }
+    }
+
+    input.deserialize_any(Texts)
 }
 
 /// Who is connected where.
@@ -282,8 +336,23 @@ data_dir = "data"
 # full: an acknowledged message survives a power cut. os: it survives the death of the process, not of the machine;
 # after an unclean start clients sync from the beginning.
 durability = "full"
-# Lanes of a new store, a power of two from 8 to 4096; fixed from then on.
+# Lanes of a new store, a power of two from 8 to 4096; fixed from then on, and the same at all routers. At least four times
+# the routers ever planned.
 lanes = 128
+# PD of the TiKV cluster that keeps the messages, as ["host:port", "host:port"]. Empty: the embedded database in data_dir.
+pd = []
+# Put before every key, so that several systems can share one TiKV. The same at all routers.
+prefix = ""
+# The cluster that the store must belong to, 16 hexadecimal digits. Empty: the one that data_dir remembers, or whichever it
+# does at the first start.
+cluster = ""
+# TLS to PD and TiKV: files (PEM) of the authorities that are trusted, and of this router's own certificate and key. All
+# three or none.
+tls_ca = ""
+tls_cert = ""
+tls_key = ""
+# Whether one of the routers tells TiKV which versions are read no more. false where TiDB does.
+collect_garbage = true
 
 [registry]
 # Who is connected where: Redis, as redis://host:port or redis-cluster://host:port?node=host:port, with TLS rediss or
@@ -433,12 +502,55 @@ impl RouterConfig {
                 "false, or a loopback address in router.http_listen",
             );
         }
-        let lanes = self.store.lanes;
-        if !lanes.is_power_of_two() || !(8..=4096).contains(&lanes) {
+        let StoreSection {
+            lanes, pd, cluster, ..
+        } = &self.store;
+        if !lanes.is_power_of_two() || !(8..=4096).contains(lanes) {
             return range("store.lanes", lanes.to_string(), "a power of two from 8 to 4096");
         }
+        if let Some(wrong) = pd.iter().find(|address| !is_address(address)) {
+            return range(
+                "store.pd",
+                format!("{wrong:?}"),
+                "host:port, with commas or as a list",
+            );
+        }
+        if !cluster.is_empty() && remembered::parse(cluster).is_none() {
+            return range(
+                "store.cluster",
+                format!("{cluster:?}"),
+                "16 hexadecimal digits, or nothing",
+            );
+        }
         self.bus.check()?;
-        self.check_sharing()
+        self.check_sharing()?;
+        self.check_relations()
+    }
+
+    /// Checks what must hold between keys, which are in order each by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Range`].
+    fn check_relations(&self) -> Result<(), ConfigError> {
+        let StoreSection {
+            tls_ca,
+            tls_cert,
+            tls_key,
+            ..
+        } = &self.store;
+        let files = [tls_ca, tls_cert, tls_key].map(|file| !file.as_os_str().is_empty());
+        if files.contains(&true) && files.contains(&false) {
+            return Err(ConfigError::Range {
+                key: "store.tls_ca, tls_cert, tls_key",
+                value: format!(
+                    "{:?}",
+                    [tls_ca, tls_cert, tls_key].map(|file| file.display().to_string())
+                ),
+                allowed: "all three files, or none",
+            });
+        }
+        Ok(())
     }
 
     /// What is in the memory of one router is not seen by another one.
@@ -457,6 +569,11 @@ impl RouterConfig {
             (true, true) | (false, false) => Ok(()),
         }
     }
+}
+
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 fn set(table: &mut toml::Table, section: &str, key: &str, value: &str) {
@@ -543,6 +660,31 @@ mod tests {
             let text = load(text, &[]).unwrap_err();
             assert!(text.contains(missing) && text.contains("share"), "{text}");
         }
+    }
+
+    #[test]
+    fn pd_is_a_list_or_one_text_with_commas() {
+        let of = |text: &str| load(text, &[]).map(|config| config.store.pd);
+        let both = Ok(vec!["a:2379".to_owned(), "b:2379".to_owned()]);
+        assert_eq!(of("[store]\npd = [\"a:2379\", \"b:2379\"]\n"), both);
+        assert_eq!(of("[store]\npd = \"a:2379, b:2379\"\n"), both);
+        let variable = [("CORELANE__STORE__PD", "a:2379,b:2379")];
+        assert_eq!(load("", &variable).map(|config| config.store.pd), both);
+        for wrong in ["\"a\"", "[\"a:0\"]", "[\":1\"]", "[1]", "7"] {
+            let text = of(&format!("[store]\npd = {wrong}\n")).unwrap_err();
+            assert!(text.contains("pd"), "{wrong}: {text}");
+        }
+    }
+
+    #[test]
+    fn tls_to_tikv_needs_all_three_files() {
+        let text = load("[store]\ntls_ca = \"ca.pem\"\n", &[]).unwrap_err();
+        assert!(
+            text.contains("store.tls_ca") && text.contains("all three"),
+            "{text}"
+        );
+        let text = load("[store]\ncluster = \"mine\"\n", &[]).unwrap_err();
+        assert!(text.contains("store.cluster") && text.contains("16"), "{text}");
     }
 
     #[test]

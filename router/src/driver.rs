@@ -15,9 +15,10 @@ use std::time::Duration;
 use corelane_protocol::id::{AppId, BootId, ConnId, UserId};
 use corelane_router_core::RouterCore;
 use corelane_router_core::append::{Append, Batch, Committed};
-use corelane_router_core::event::{Input, Origin, Output, Recovered, Submission};
+use corelane_router_core::event::{Input, Origin, Output, Submission};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::adopt::{self, Left};
 use crate::bus::{Bus as _, BusError};
 use crate::hub::Outgoing;
 use crate::lease::give_up;
@@ -36,8 +37,6 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// After a start with rows in the outbox, gateways have this long to claim their sessions again before anybody is
 /// looked for; else what an earlier life left would be published to nobody.
 const RECLAIM: Duration = Duration::from_secs(3);
-/// Most messages of an earlier life that are read at a time.
-const LEFT_MESSAGES: u16 = 200;
 /// Boots that are gone and are remembered. Their links end within a moment.
 const GONE_MAX: usize = 64;
 /// A backend's message waits at most this long for its commit, in ms.
@@ -50,6 +49,8 @@ pub(crate) enum Event {
     Inputs(Vec<Input>),
     /// A backend's message, and who waits for the answer frame.
     Append(Box<Append>, oneshot::Sender<Vec<u8>>),
+    /// What an outbox row that nobody publishes still has to publish.
+    Left(Left),
 }
 
 /// Owns the core.
@@ -90,46 +91,24 @@ impl Driver {
         }
     }
 
-    /// Publishes again what an earlier life left in the outbox. Before anything else.
+    /// Publishes again what earlier lives, and routers that are not in `live`, left in the outbox. Before anything else.
     ///
     /// # Errors
     ///
     /// [`StoreError`]: the router cannot keep its promise on this store; do not start.
-    pub(crate) async fn recover(&mut self) -> Result<u64, StoreError> {
+    pub(crate) async fn recover(&mut self, live: &[u64]) -> Result<u64, StoreError> {
         let store = Arc::clone(&self.shared.store);
+        let mut dead = store.writers().await?;
+        dead.retain(|writer| !live.contains(writer));
         let (mut after, mut count) = (0, 0);
-        loop {
-            let rows = store.outbox(after).await?;
+        while !dead.is_empty() {
+            let rows = store.outbox(dead.clone(), after).await?;
             let Some(last) = rows.last() else { break };
             after = last.id;
             for row in rows {
                 count += 1;
-                let mut recovered = Vec::new();
-                for (app, conv, first, last) in row.entries {
-                    let mut frames = Vec::new();
-                    let mut from = first;
-                    while from != 0 && from <= last {
-                        let pulled = store.pull(app, conv.clone(), from, last, LEFT_MESSAGES).await?;
-                        from = pulled.next_seq;
-                        frames.extend(pulled.messages);
-                    }
-                    let (outbox, lane) = (row.id, row.lane);
-                    recovered.push(Input::Recovered(Recovered {
-                        outbox,
-                        lane,
-                        app,
-                        conv,
-                        frames,
-                    }));
-                }
-                // All of a row is in the core before the first of it can be published and clear the row.
-                if recovered.is_empty() {
-                    store.clear_outbox(vec![row.id]);
-                }
-                let now = self.shared.clock.now();
-                for input in recovered {
-                    self.core.handle(now, input, &mut self.outputs);
-                }
+                let left = adopt::left(&store, row).await?;
+                self.left(left);
             }
         }
         if count > 0 {
@@ -137,6 +116,19 @@ impl Driver {
         }
         self.carry_out();
         Ok(count)
+    }
+
+    /// All of a row is in the core before the first of it can be published and clear the row.
+    fn left(&mut self, left: Left) {
+        if self.core.holds(left.row) {
+            return;
+        }
+        if left.messages.is_empty() {
+            self.shared.store.clear_outbox(vec![left.row]);
+        }
+        for recovered in left.messages {
+            self.input(Input::Recovered(recovered));
+        }
     }
 
     /// Runs until the router stops.
@@ -158,6 +150,7 @@ impl Driver {
                         }
                     }
                     Event::Append(append, answer) => self.append(*append, answer),
+                    Event::Left(left) => self.left(left),
                 }
             }
             self.carry_out();

@@ -3,6 +3,7 @@
 //! [`start`] runs one on threads of its own: `corelane-router` does nothing else, and a gateway embeds one the same way.
 //! The rules are in `corelane-router-core`; here are the sockets, the ports and their adapters.
 
+mod adopt;
 pub mod api;
 pub mod bus;
 pub mod clock;

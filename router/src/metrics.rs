@@ -26,6 +26,13 @@ use std::time::Duration;
 use corelane_router_core::RouterMetrics;
 
 use crate::shared::Shared;
+use crate::store::any::StoreStats;
+use crate::store::tikv::TikvStats;
+use crate::store::timing::CommitStats;
+
+/// Of every store.
+const STORE_COMMITS: &str = "corelane_store_commits_total";
+const STORE_MESSAGES: &str = "corelane_store_messages_total";
 
 /// Upper bounds of the latency buckets, in microseconds.
 const BUCKETS_US: [u64; 14] = [
@@ -210,7 +217,6 @@ fn render_stages(shared: &Shared, core: &RouterMetrics, into: &mut String) {
 }
 
 fn render_counters(shared: &Shared, core: &RouterMetrics, into: &mut String) {
-    let store = shared.store.stats();
     let counters = [
         ("corelane_router_refused_total", "Sends refused.", core.refused),
         (
@@ -258,16 +264,25 @@ fn render_counters(shared: &Shared, core: &RouterMetrics, into: &mut String) {
             "Gateway boots declared dead because their lease ran out.",
             shared.metrics.lapses.load(Ordering::Relaxed),
         ),
-        (
-            "corelane_store_commits_total",
-            "Transactions committed.",
-            store.commits,
-        ),
-        (
-            "corelane_store_messages_total",
-            "Messages in them.",
-            store.messages,
-        ),
+    ];
+    render_all(&counters, into);
+    match shared.store.stats() {
+        StoreStats::Sqlite(stats) => render_sqlite(&stats, into),
+        StoreStats::Tikv(stats) => render_tikv(&stats, into),
+    }
+}
+
+fn render_all(counters: &[(&str, &str, u64)], into: &mut String) {
+    for (name, help, value) in counters {
+        describe(into, name, "counter", help);
+        let _ = writeln!(into, "{name} {value}");
+    }
+}
+
+fn render_sqlite(store: &CommitStats, into: &mut String) {
+    let counters = [
+        (STORE_COMMITS, "Transactions committed.", store.commits),
+        (STORE_MESSAGES, "Messages in them.", store.messages),
         (
             "corelane_store_write_microseconds_total",
             "Time in SQL before COMMIT.",
@@ -294,9 +309,69 @@ fn render_counters(shared: &Shared, core: &RouterMetrics, into: &mut String) {
             store.slow,
         ),
     ];
-    for (name, help, value) in counters {
-        describe(into, name, "counter", help);
-        let _ = writeln!(into, "{name} {value}");
+    render_all(&counters, into);
+}
+
+fn render_tikv(store: &TikvStats, into: &mut String) {
+    let counters = [
+        (STORE_COMMITS, "Batches committed and seen.", store.commits),
+        (STORE_MESSAGES, "Messages in them.", store.messages),
+        (
+            "corelane_store_attempts_total",
+            "Transactions begun for commits.",
+            store.attempts,
+        ),
+        (
+            "corelane_store_resolved_total",
+            "Commits that failed by what the client said and were there.",
+            store.resolved,
+        ),
+        (
+            "corelane_store_torn_total",
+            "Commits that succeeded by what the client said and were not there, or not all of them.",
+            store.torn,
+        ),
+        (
+            "corelane_store_unknown_total",
+            "Commits whose outcome was not found out in time.",
+            store.unknown,
+        ),
+        (
+            "corelane_store_repairs_total",
+            "Conversations that were mended.",
+            store.repairs,
+        ),
+        (
+            "corelane_store_voids_total",
+            "Places of them that were made void.",
+            store.voids,
+        ),
+        (
+            "corelane_store_aside_total",
+            "Messages refused because another's lock held their conversation.",
+            store.aside,
+        ),
+        (
+            "corelane_store_strays_total",
+            "Outbox rows that no commit announced, handed over to be published.",
+            store.strays,
+        ),
+        (
+            "corelane_store_rebuilt_total",
+            "Times that the connection to TiKV was made anew.",
+            store.rebuilt,
+        ),
+        (
+            "corelane_store_ids_forgotten_total",
+            "Ids forgotten because they are refused as stale.",
+            store.ids_forgotten,
+        ),
+    ];
+    render_all(&counters, into);
+    let name = "corelane_store_faults_total";
+    describe(into, name, "counter", "Failed calls to PD and TiKV, by kind.");
+    for (class, count) in &store.faults {
+        let _ = writeln!(into, "{name}{{class=\"{}\"}} {count}", class.name());
     }
 }
 

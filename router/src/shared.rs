@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::registry::Registry as _;
 use crate::registry::any::AnyRegistry;
 use crate::store::MessageStore as _;
-use crate::store::sqlite::SqliteStore;
+use crate::store::any::AnyStore;
 
 /// Connections that ended lately and are remembered for bounces.
 const GONE_MAX: usize = 65_536;
@@ -31,7 +31,7 @@ pub(crate) struct Shared {
     pub(crate) partitions: u16,
     pub(crate) link_secret: LinkSecret,
     pub(crate) clock: Clock,
-    pub(crate) store: Arc<SqliteStore>,
+    pub(crate) store: Arc<AnyStore>,
     pub(crate) registry: Arc<AnyRegistry>,
     pub(crate) bus: Arc<AnyBus>,
     pub(crate) hub: Hub,

@@ -32,9 +32,9 @@ use crate::registry::any::AnyRegistry;
 use crate::registry::memory::MemoryRegistry;
 use crate::registry::redis::{RedisError, RedisRegistry};
 use crate::shared::{Shared, Stop, StopReason};
-use crate::store::sqlite::SqliteStore;
-use crate::store::{MessageStore as _, StoreError, StoreInfo, schema};
-use crate::{lease, link, sweep};
+use crate::store::any::AnyStore;
+use crate::store::{MessageStore as _, StoreError, StoreInfo};
+use crate::{adopt, lease, link, sweep};
 
 /// How long a stop may take.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -196,13 +196,9 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
     };
     let (link_listener, link_address) = listen("router.link_listen", config.router.link_listen)?;
     let (http_listener, http_address) = listen("router.http_listen", config.router.http_listen)?;
-    let durability = match config.store.durability {
-        Durability::Full => schema::Durability::Full,
-        Durability::Os => schema::Durability::Os,
-    };
-    let store = SqliteStore::open(dir, durability, config.store.lanes, random()?, clock)?;
-    let info = store.info();
     let boot = random()? | 1;
+    let store = AnyStore::open(&config.store, boot, random()?, clock)?;
+    let info = store.info();
     let runtime = threads(config.router.threads)?;
     let registry = runtime.block_on(registry(config, clock))?;
     let bus = runtime.block_on(bus(config))?;
@@ -237,7 +233,8 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
         more_metrics: options.more_metrics,
     };
     let mut driver = Driver::new(Arc::clone(&shared), receiver);
-    let left = runtime.block_on(driver.recover())?;
+    // The bus in memory allows one router: whoever else has left something is dead.
+    let left = runtime.block_on(driver.recover(&[]))?;
     tracing::info!(
         node = config.router.node,
         boot = format!("{boot:016x}"),
@@ -309,16 +306,14 @@ async fn bus(config: &RouterConfig) -> Result<AnyBus, StartError> {
 ///
 /// [`StartError`]: nothing was changed; the store is in use, or cannot be opened.
 pub fn bump_epoch(config: &StoreSection) -> Result<(u64, u64), StartError> {
-    let durability = schema::Durability::Full;
-    let store = SqliteStore::open(
-        &config.data_dir,
-        durability,
-        config.lanes,
-        random()?,
-        Clock::start(),
-    )?;
+    let synced = StoreSection {
+        durability: Durability::Full,
+        ..config.clone()
+    };
+    let store = AnyStore::open(&synced, random()? | 1, random()?, Clock::start())?;
     let before = store.info().epoch;
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
         .build()
         .map_err(|source| StartError::System {
             what: "a runtime",
@@ -351,6 +346,7 @@ async fn serve(
     tokio::spawn(lease::reap(Arc::clone(&shared)));
     tokio::spawn(tell_of_incarnations(Arc::clone(&shared)));
     tokio::spawn(sweep::sweep(Arc::clone(&shared), keep_topics));
+    tokio::spawn(adopt::strays(Arc::clone(&shared)));
     tokio::spawn(link::serve(link_listener, Arc::clone(&shared)));
     let stop = Arc::clone(&shared.stop);
     let http = tokio::spawn(async move {

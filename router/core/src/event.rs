@@ -50,7 +50,7 @@ pub struct Route {
     pub conn: u64,
 }
 
-/// What an outbox row of an earlier life still has to publish in one conversation.
+/// What an outbox row that nobody publishes still has to publish in one conversation.
 #[derive(Debug, Clone)]
 pub struct Recovered {
     /// The row.
@@ -96,7 +96,8 @@ pub enum Input {
     TopicLost(u64),
     /// A connection (gateway boot, connection) is gone.
     ConnClosed(u64, u64),
-    /// An outbox row that was there at the start.
+    /// An outbox row that nobody publishes: of an earlier life, of a router that is dead, or of a commit that was not
+    /// announced.
     Recovered(Recovered),
     /// A frame that is not stored goes to these sessions.
     Notice(crate::notice::Notice),

@@ -66,6 +66,11 @@ impl Outbox {
 }
 
 impl RouterCore {
+    /// Whether something of this outbox row is still to be published, or to be reported consumed.
+    pub fn holds(&self, row: u64) -> bool {
+        self.outbox.rows.contains_key(&row)
+    }
+
     pub(crate) fn consumed(
         &mut self,
         boot: u64,

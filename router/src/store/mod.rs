@@ -3,15 +3,18 @@
 //! An adapter owns durability and transactions; the rules of what is written are the core's (`decide`). Every adapter
 //! runs the same contract tests (`router/tests/store_contract/`).
 
+pub mod any;
 mod apply;
 mod checkpoint;
 pub mod moment;
 mod read;
 mod readers;
+pub mod remembered;
 mod rows;
 pub mod schema;
 pub mod sqlite;
 mod sync;
+pub mod tikv;
 pub mod timing;
 mod witness;
 mod writer;
@@ -185,6 +188,8 @@ pub struct OutboxRow {
     pub id: u64,
     /// The lane.
     pub lane: Lane,
+    /// Boot of the router that wrote it; 0: an earlier life of a store that has one router only.
+    pub writer: u64,
     /// Conversations with first and last place.
     pub entries: Vec<(AppId, ConvId, u64, u64)>,
 }
@@ -201,8 +206,30 @@ pub trait MessageStore: Send + Sync + 'static {
     /// Forgets outbox rows, soon. Forgetting to forget publishes again, which is allowed.
     fn clear_outbox(&self, rows: Vec<u64>);
 
-    /// The outbox rows there are, oldest first, from behind `after` on, some hundreds at a time.
-    fn outbox(&self, after: u64) -> impl Future<Output = Result<Vec<OutboxRow>, StoreError>> + Send;
+    /// Who left outbox rows: other routers, by boot, and earlier lives of this one. Some of them may live. A router is
+    /// known to the registry before it stores anything, so ask who lives only after this: who is named here and does not
+    /// live then is dead.
+    fn writers(&self) -> impl Future<Output = Result<Vec<u64>, StoreError>> + Send;
+
+    /// Outbox rows that these left, oldest first, from behind `after` on, some hundreds at a time. Only of the dead: who
+    /// lives publishes his own. What a router had on its way when it died may come for half a minute; rows that were
+    /// named before need not be named again.
+    fn outbox(
+        &self,
+        of: Vec<u64>,
+        after: u64,
+    ) -> impl Future<Output = Result<Vec<OutboxRow>, StoreError>> + Send;
+
+    /// Waits for an outbox row of this router that no commit announced, to be published: of what was mended, or of a commit
+    /// whose outcome was not known when it was answered.
+    fn stray(&self) -> impl Future<Output = OutboxRow> + Send;
+
+    /// Whether the outcome of every commit in a lane is known. Before that the lane cannot be given to another router.
+    fn is_settled(&self, lane: Lane) -> bool;
+
+    /// Everything that `writer` has stored in a lane so far is whole and published: he has given the lane up in order. Without
+    /// this, what he wrote last in each conversation is looked through and published again.
+    fn trust(&self, lane: Lane, writer: u64) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Messages from `from` to `to`, at most `limit` and about half a MiB, at least one if there is one. A `from` above
     /// the next place is [`StoreError::Ahead`].

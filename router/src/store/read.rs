@@ -10,6 +10,8 @@ use super::{Member, Members, OutboxRow, Pulled, Readable, StoreError};
 
 /// Rows of the outbox per read.
 const OUTBOX_ROWS: i64 = 256;
+/// Who wrote the rows of earlier lives of this store.
+pub(super) const EARLIER: u64 = 0;
 
 /// Messages from `from` to `to`, without holes.
 pub(super) fn pull(
@@ -164,13 +166,15 @@ pub(super) fn readable(
     Ok(Some(readable))
 }
 
-/// Outbox rows behind `after`.
-pub(super) fn outbox(db: &Connection, after: u64) -> Result<Vec<OutboxRow>, StoreError> {
+/// Outbox rows behind `after`, up to `last`.
+pub(super) fn outbox(db: &Connection, after: u64, last: u64) -> Result<Vec<OutboxRow>, StoreError> {
     let mut statement = db
-        .prepare_cached("SELECT id, lane, v, crc, entries FROM outbox WHERE id > ?1 ORDER BY id LIMIT ?2")
+        .prepare_cached(
+            "SELECT id, lane, v, crc, entries FROM outbox WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
+        )
         .map_err(failed)?;
     let mut found = statement
-        .query(params![after.cast_signed(), OUTBOX_ROWS])
+        .query(params![after.cast_signed(), last.cast_signed(), OUTBOX_ROWS])
         .map_err(failed)?;
     let mut taken = Vec::new();
     while let Some(row) = found.next().map_err(failed)? {
@@ -189,6 +193,7 @@ pub(super) fn outbox(db: &Connection, after: u64) -> Result<Vec<OutboxRow>, Stor
         taken.push(OutboxRow {
             id,
             lane: Lane(lane),
+            writer: EARLIER,
             entries,
         });
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-use corelane_protocol::id::{AppId, ConvId, UserId};
+use corelane_protocol::id::{AppId, ConvId, Lane, UserId};
 use corelane_router_core::append::{Batch, Committed};
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
@@ -82,6 +82,8 @@ pub struct SqliteStore {
     thread: Option<thread::JoinHandle<()>>,
     shared: Arc<Shared>,
     clock: Clock,
+    /// The last outbox row of earlier lives.
+    left: u64,
     /// Closed last, see there.
     _file: DatabaseFile,
 }
@@ -187,6 +189,7 @@ impl SqliteStore {
             thread,
             shared,
             clock: options.clock,
+            left: outbox,
             _file: file,
         })
     }
@@ -333,8 +336,27 @@ impl MessageStore for SqliteStore {
         self.write(Write::Clear(rows));
     }
 
-    async fn outbox(&self, after: u64) -> Result<Vec<OutboxRow>, StoreError> {
-        self.query(move |db| read::outbox(db, after)).await
+    /// Earlier lives, which are dead: one process at a time has the data directory.
+    async fn writers(&self) -> Result<Vec<u64>, StoreError> {
+        Ok(vec![read::EARLIER])
+    }
+
+    async fn outbox(&self, of: Vec<u64>, after: u64) -> Result<Vec<OutboxRow>, StoreError> {
+        let last = if of.contains(&read::EARLIER) { self.left } else { 0 };
+        self.query(move |db| read::outbox(db, after, last)).await
+    }
+
+    /// Never: a commit is whole, and when its outcome is not known the store is poisoned.
+    async fn stray(&self) -> OutboxRow {
+        std::future::pending().await
+    }
+
+    fn is_settled(&self, _: Lane) -> bool {
+        true
+    }
+
+    async fn trust(&self, _: Lane, _: u64) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn pull(

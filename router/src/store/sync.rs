@@ -22,14 +22,14 @@ use super::{StoreError, Synced, read};
 const CURSOR_VERSION: u8 = 1;
 const CURSOR_BYTES: usize = 42;
 /// What a conversation costs in a page beside its last message, at most.
-const STATE_BYTES: usize = 256;
+pub(super) const STATE_BYTES: usize = 256;
 
 const _: () = assert!(CURSOR_BYTES <= CURSOR_BYTES_MAX);
 
 /// Part of a walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum Part {
+pub(super) enum Part {
     /// Between syncs.
     Idle = 0,
     Recent = 1,
@@ -37,20 +37,61 @@ enum Part {
     Large = 3,
 }
 
+/// How far a user's syncs went. Every adapter's cursors look the same.
 #[derive(Debug, Clone, Copy)]
-struct Cursor {
+pub(super) struct Cursor {
     epoch: u64,
     /// Buckets from here on are wanted.
-    since: u64,
-    part: Part,
+    pub(super) since: u64,
+    pub(super) part: Part,
     /// Lowest bucket that was open when the walk began.
-    began: u64,
+    pub(super) began: u64,
     /// The walk goes on below this bucket and conversation.
-    bucket: u64,
-    conv: u64,
+    pub(super) bucket: u64,
+    pub(super) conv: u64,
 }
 
 impl Cursor {
+    /// Goes on where `bytes` say, or begins when there are none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Cursor`]; [`StoreError::Ahead`] for a cursor of another epoch or of the future.
+    pub(super) fn begin(bytes: &[u8], epoch: u64, open_bucket: u64) -> Result<Self, StoreError> {
+        let mut cursor = if bytes.is_empty() {
+            Self {
+                epoch,
+                since: 0,
+                part: Part::Idle,
+                began: 0,
+                bucket: 0,
+                conv: 0,
+            }
+        } else {
+            Self::decode(bytes)?
+        };
+        if cursor.epoch != epoch || cursor.since > open_bucket || cursor.began > open_bucket {
+            return Err(StoreError::Ahead);
+        }
+        if cursor.part == Part::Idle {
+            cursor.began = open_bucket;
+            cursor.enter(Part::Recent);
+        }
+        Ok(cursor)
+    }
+
+    /// The cursor between this sync and the next, which looks at buckets from `since` on.
+    pub(super) fn end(self, since: u64) -> Self {
+        Self {
+            since: since.max(self.since),
+            part: Part::Idle,
+            began: 0,
+            bucket: 0,
+            conv: 0,
+            ..self
+        }
+    }
+
     fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
         let bytes: &[u8; CURSOR_BYTES] = bytes.try_into().map_err(|_| StoreError::Cursor)?;
         let number = |from: usize| {
@@ -79,7 +120,7 @@ impl Cursor {
         })
     }
 
-    fn encode(self) -> Vec<u8> {
+    pub(super) fn encode(self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(CURSOR_BYTES);
         bytes.push(CURSOR_VERSION);
         bytes.extend(self.epoch.to_le_bytes());
@@ -91,7 +132,7 @@ impl Cursor {
         bytes
     }
 
-    fn enter(&mut self, part: Part) {
+    pub(super) fn enter(&mut self, part: Part) {
         self.part = part;
         self.bucket = i64::MAX.cast_unsigned();
         self.conv = if part == Part::Large {
@@ -122,25 +163,7 @@ pub(super) fn sync(
     cursor: &[u8],
     limit: u16,
 ) -> Result<Synced, StoreError> {
-    let mut cursor = if cursor.is_empty() {
-        Cursor {
-            epoch: asked.epoch,
-            since: 0,
-            part: Part::Idle,
-            began: 0,
-            bucket: 0,
-            conv: 0,
-        }
-    } else {
-        Cursor::decode(cursor)?
-    };
-    if cursor.epoch != asked.epoch || cursor.since > asked.open_bucket || cursor.began > asked.open_bucket {
-        return Err(StoreError::Ahead);
-    }
-    if cursor.part == Part::Idle {
-        cursor.began = asked.open_bucket;
-        cursor.enter(Part::Recent);
-    }
+    let mut cursor = Cursor::begin(cursor, asked.epoch, asked.open_bucket)?;
     let mut page = Page {
         asked,
         conversations: Vec::new(),
@@ -165,16 +188,8 @@ pub(super) fn sync(
             Part::Large | Part::Idle => break,
         }
     }
-    let next = Cursor {
-        since: decide::since_after(cursor.began).max(cursor.since),
-        part: Part::Idle,
-        began: 0,
-        bucket: 0,
-        conv: 0,
-        ..cursor
-    };
     Ok(Synced {
-        cursor: next.encode(),
+        cursor: cursor.end(decide::since_after(cursor.began)).encode(),
         more: false,
         conversations: page.conversations,
     })

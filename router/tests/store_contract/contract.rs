@@ -16,11 +16,21 @@ use corelane_router_core::decide::{DEDUPE_RETENTION_MS, RECENT_BUCKET_MS};
 
 use super::support::{
     APP, Dice, Fixture, MINUTE_MS, START_MS, SqliteFixture, append, change, commit, direct, group, id_at,
-    seqs, user,
+    left, seqs, user,
 };
+use super::tikv::TikvFixture;
 
 macro_rules! contract {
-    ($($adapter:ident: $fixture:ty,)* => $tests:tt) => { $(mod $adapter { contract!(@ $fixture, $tests); })* };
+    ($($adapter:ident: $fixture:ty $([$needs:literal])?,)* => $tests:tt) => {
+        $(mod $adapter { contract!(@ $fixture, $($needs,)? $tests); })*
+    };
+    (@ $fixture:ty, $needs:literal, { $($test:ident,)* }) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        #[ignore = $needs]
+        async fn $test() {
+            super::$test::<$fixture>().await;
+        })*
+    };
     (@ $fixture:ty, { $($test:ident,)* }) => {
         $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $test() {
@@ -29,7 +39,7 @@ macro_rules! contract {
     };
 }
 
-contract!(sqlite: super::SqliteFixture, => {
+contract!(sqlite: super::SqliteFixture, tikv: super::TikvFixture ["needs ops/services up tikv"], => {
     seq_is_dense_and_what_was_stored_is_read_back,
     a_repeat_is_answered_as_the_first_and_another_body_is_refused,
     an_id_older_than_the_memory_is_refused,
@@ -648,23 +658,23 @@ async fn the_outbox_outlives_the_process_until_it_is_cleared<F: Fixture>() {
         .1
     };
     let store = fixture.open();
-    let rows = store.outbox(0).await.unwrap();
+    let rows = left(&store, 0).await;
     assert_eq!(rows.len(), 1);
     assert_eq!(
         (rows[0].id, &rows[0].entries),
         (row, &vec![(APP, conv.clone(), 1, 2)])
     );
-    assert!(store.outbox(row).await.unwrap().is_empty());
+    assert!(left(&store, row).await.is_empty());
     store.clear_outbox(vec![row]);
     // Clearing waits in line with commits.
     let next = commit(&store, vec![append(&conv, "alice", 3, b"z")]).await.1;
     assert!(next > row);
-    assert!(store.outbox(0).await.unwrap().iter().all(|other| other.id != row));
+    assert!(left(&store, 0).await.iter().all(|other| other.id != row));
     store.clear_outbox(vec![next]);
     drop(store);
     let store = fixture.open();
     assert!(
-        store.outbox(0).await.unwrap().is_empty(),
+        left(&store, 0).await.is_empty(),
         "the end waits for what was handed over"
     );
     let (_, again) = commit(&store, vec![append(&conv, "alice", 4, b"w")]).await;

@@ -1,4 +1,4 @@
-//! What every store must do, run against each adapter, and what the `SQLite` store promises beyond it.
+//! What every store must do, run against each adapter, and what the `SQLite` and TiKV stores promise beyond it.
 //!
 //! A new adapter implements [`support::Fixture`] and adds one line to `contract.rs`.
 #![expect(
@@ -11,3 +11,5 @@
 mod contract;
 mod sqlite;
 mod support;
+mod tikv;
+mod tikv_faults;

@@ -17,7 +17,9 @@ use corelane_router::store::{Durability, MessageStore, StoreError};
 use corelane_router_core::append::{Append, Appended, Batch, Committed};
 use corelane_router_core::decide::DEDUPE_RETENTION_MS;
 
-use super::support::{APP, Fixture, LANES, SqliteFixture, append, commit, direct, id_at, open_at, seqs};
+use super::support::{
+    APP, Fixture, LANES, SqliteFixture, append, commit, direct, id_at, left, open_at, seqs,
+};
 
 const CHILD_DIR: &str = "CORELANE_TEST_CHILD_DIR";
 const CHILD_OS: &str = "CORELANE_TEST_CHILD_OS";
@@ -263,6 +265,23 @@ async fn a_log_that_lost_commits_gets_a_new_epoch() {
 }
 
 #[tokio::test]
+async fn rows_of_this_life_are_nobodys_to_adopt() {
+    let fixture = SqliteFixture::new();
+    let conv = direct("alice", "bob");
+    let row = commit(&fixture.open(), vec![append(&conv, "alice", 1, b"x")])
+        .await
+        .1;
+    let store = fixture.open();
+    commit(&store, vec![append(&conv, "alice", 2, b"y")]).await;
+    let rows = left(&store, 0).await;
+    assert_eq!(
+        rows.iter().map(|row| (row.id, row.writer)).collect::<Vec<_>>(),
+        [(row, 0)]
+    );
+    assert!(store.outbox(vec![77], 0).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn ids_are_forgotten_only_when_they_are_refused_as_stale() {
     let fixture = SqliteFixture::new();
     let conv = direct("alice", "bob");
@@ -477,7 +496,7 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
             );
         }
         assert!(
-            !store.outbox(0).await.unwrap().is_empty(),
+            !left(&store, 0).await.is_empty(),
             "what was not published is known"
         );
     });

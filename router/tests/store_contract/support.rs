@@ -9,7 +9,7 @@ use corelane_protocol::hash::lane_of;
 use corelane_protocol::id::{AppId, ClientMsgId, ConvId, GroupId, UserId};
 use corelane_router::clock::Clock;
 use corelane_router::store::sqlite::{SqliteStore, StoreOptions};
-use corelane_router::store::{Durability, MessageStore};
+use corelane_router::store::{Durability, MessageStore, OutboxRow};
 use corelane_router_core::append::{Append, Appended, Batch, Committed, MemberChange};
 
 pub(crate) const APP: AppId = AppId(3);
@@ -141,6 +141,12 @@ pub(crate) async fn commit(store: &impl MessageStore, appends: Vec<Append>) -> (
         Committed::Done { answers, outbox } => (answers, outbox),
         Committed::Unknown(reason) => panic!("{reason}"),
     }
+}
+
+/// What earlier lives and other routers left in the outbox.
+pub(crate) async fn left(store: &impl MessageStore, after: u64) -> Vec<OutboxRow> {
+    let writers = store.writers().await.unwrap();
+    store.outbox(writers, after).await.unwrap()
 }
 
 pub(crate) fn seqs(answers: &[Appended]) -> Vec<u64> {

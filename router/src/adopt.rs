@@ -1,0 +1,140 @@
+//! Outbox rows that nobody publishes: what dead routers left, and what the store found out later than it answered.
+//!
+//! Owns nothing: what is read of a row goes to the driver, which waits for its turn like everything else. Publishing such a
+//! row once more than needed is allowed; a row that the core still holds is left alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use corelane_protocol::frame::Frame;
+use corelane_protocol::frame::body::ArchivedMessage;
+use corelane_router_core::event::Recovered;
+
+use crate::driver::Event;
+use crate::shared::Shared;
+use crate::store::any::AnyStore;
+use crate::store::{MessageStore as _, OutboxRow, StoreError};
+
+/// Most messages that are read at a time.
+const MESSAGES: u16 = 200;
+/// A store that failed is asked again after this time.
+const AGAIN: Duration = Duration::from_secs(1);
+/// What a router had on its way when it died has arrived after this time: its locks live 20 s.
+const LATE: Duration = Duration::from_secs(30);
+
+/// What a row still has to publish.
+#[derive(Debug)]
+pub(crate) struct Left {
+    /// The row.
+    pub(crate) row: u64,
+    /// Its messages, by conversation.
+    pub(crate) messages: Vec<Recovered>,
+}
+
+/// Reads the messages that a row names.
+///
+/// # Errors
+///
+/// The store's.
+pub(crate) async fn left(store: &AnyStore, row: OutboxRow) -> Result<Left, StoreError> {
+    let mut messages = Vec::new();
+    for (app, conv, first, last) in row.entries {
+        let mut frames = Vec::new();
+        let mut from = first;
+        while from != 0 && from <= last {
+            let pulled = store.pull(app, conv.clone(), from, last, MESSAGES).await?;
+            from = pulled.next_seq;
+            frames.extend(pulled.messages.into_iter().filter(|(_, frame)| has_sender(frame)));
+        }
+        let (outbox, lane) = (row.id, row.lane);
+        if !frames.is_empty() {
+            messages.push(Recovered {
+                outbox,
+                lane,
+                app,
+                conv,
+                frames,
+            });
+        }
+    }
+    Ok(Left {
+        row: row.id,
+        messages,
+    })
+}
+
+/// A void record has none, and is for nobody.
+fn has_sender(frame: &[u8]) -> bool {
+    let Ok(frame) = Frame::parse(frame) else {
+        return false;
+    };
+    frame
+        .access::<ArchivedMessage>()
+        .is_ok_and(|message| !message.sender.is_empty())
+}
+
+/// Publishes what the store finds out by itself, until the router stops.
+pub(crate) async fn strays(shared: Arc<Shared>) {
+    loop {
+        let row = tokio::select! {
+            row = shared.store.stray() => row,
+            () = shared.stop.cancelled() => return,
+        };
+        if !publish(&shared, row).await {
+            return;
+        }
+    }
+}
+
+/// Publishes what routers left that are dead, now and once more when all has arrived that they had on its way. Call it
+/// with boots that are known to be dead: what a living router wrote would be published twice.
+#[expect(
+    dead_code,
+    reason = "for who learns that a router died; with a bus in memory there is no other one"
+)]
+pub(crate) async fn adopt(shared: Arc<Shared>, dead: Vec<u64>) {
+    for wait in [Duration::ZERO, LATE] {
+        tokio::time::sleep(wait).await;
+        while let Err(error) = adopt_once(&shared, &dead).await {
+            tracing::warn!(%error, "what a dead router left cannot be read; tried again");
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+}
+
+async fn adopt_once(shared: &Arc<Shared>, dead: &[u64]) -> Result<(), StoreError> {
+    let mut after = 0;
+    loop {
+        let rows = shared.store.outbox(dead.to_vec(), after).await?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        after = last.id;
+        for row in rows {
+            let writer = format!("{:016x}", row.writer);
+            tracing::info!(
+                writer,
+                lane = row.lane.0,
+                "an outbox row of a dead router is published"
+            );
+            if !publish(shared, row).await {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Hands a row to the driver. False: the router is stopping.
+async fn publish(shared: &Arc<Shared>, row: OutboxRow) -> bool {
+    loop {
+        match left(&shared.store, row.clone()).await {
+            Ok(left) => return shared.driver.send(Event::Left(left)).await.is_ok(),
+            Err(error @ StoreError::Damaged { .. }) => {
+                tracing::error!(%error, row = row.id, "what an outbox row names cannot be published");
+                return true;
+            }
+            Err(error) => {
+                tracing::warn!(%error, row = row.id, "what an outbox row names cannot be read; tried again");
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+}

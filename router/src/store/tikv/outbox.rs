@@ -1,0 +1,156 @@
+//! What dead routers left in the outbox.
+//!
+//! A router's rows are its own as long as it lives. Of one that is dead they are listed here, lane by lane, so that another
+//! publishes them; before that the conversations that they name are mended, because a commit in pieces may have left its
+//! row and not its messages. A row that the shell was told of once is not listed again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use corelane_protocol::id::Lane;
+
+use super::super::{OutboxRow, StoreError};
+use super::client::{Read, Rows, SCAN_ROWS};
+use super::keys::{ConvKey, Keys};
+use super::read::Trouble;
+use super::rows::{HeadRow, Outbox, Value};
+use super::shared::{Shared, Tries};
+
+/// Rows of one answer.
+const OUTBOX_ROWS: usize = 256;
+
+/// Attempts something until it answers or the time for it is over.
+macro_rules! trying {
+    ($shared:expr, $work:expr) => {{
+        let mut tries = Tries::new($shared.clock, $shared.limits.adopt);
+        loop {
+            match $work.await {
+                Ok(answer) => break answer,
+                Err(Trouble::Store(error)) => return Err(error),
+                Err(Trouble::Fault(fault)) => tries.wait(&fault).await?,
+            }
+        }
+    }};
+}
+
+/// Other routers that have rows.
+///
+/// # Errors
+///
+/// [`StoreError::Damaged`], or that TiKV did not answer in time.
+pub(super) async fn writers(shared: Arc<Shared>) -> Result<Vec<u64>, StoreError> {
+    let mut writers = trying!(shared, find_writers(&shared));
+    writers.remove(&shared.boot);
+    Ok(writers.into_iter().collect())
+}
+
+async fn find_writers(shared: &Shared) -> Result<BTreeSet<u64>, Trouble> {
+    let mut read = shared.kv.snapshot().await?;
+    let mut writers = BTreeSet::new();
+    for lane in (0..shared.keys.lanes()).map(Lane) {
+        let mut after = 0;
+        loop {
+            let (page, is_last) = page(&mut read, &shared.keys, lane, after).await?;
+            after = page.last().map_or(after, |row| row.id);
+            writers.extend(page.iter().map(|row| row.writer));
+            if is_last {
+                break;
+            }
+        }
+    }
+    Ok(writers)
+}
+
+/// Rows of the routers `of` behind `after`, the oldest of all lanes, cut down to what is in the log.
+///
+/// # Errors
+///
+/// [`StoreError::Damaged`], or that TiKV did not answer in time.
+pub(super) async fn find(shared: &Arc<Shared>, of: &[u64], after: u64) -> Result<Vec<OutboxRow>, StoreError> {
+    Ok(trying!(shared, rows(shared, of, after)))
+}
+
+async fn rows(shared: &Shared, of: &[u64], after: u64) -> Result<Vec<OutboxRow>, Trouble> {
+    let mut read = shared.kv.snapshot().await?;
+    let mut found = Vec::new();
+    for lane in (0..shared.keys.lanes()).map(Lane) {
+        let (mut after, before) = (after, found.len());
+        loop {
+            let (page, is_last) = page(&mut read, &shared.keys, lane, after).await?;
+            after = page.last().map_or(after, |row| row.id);
+            found.extend(
+                page.into_iter()
+                    .filter(|row| of.contains(&row.writer) && !shared.is_told(row.id)),
+            );
+            // More of one lane are not among the oldest of all.
+            if is_last || found.len() - before >= OUTBOX_ROWS {
+                break;
+            }
+        }
+    }
+    found.sort_by_key(|row| row.id);
+    found.truncate(OUTBOX_ROWS);
+    Ok(found)
+}
+
+/// Rows of a lane behind `after`, and whether they are the last.
+async fn page(
+    read: &mut Read,
+    keys: &Keys,
+    lane: Lane,
+    after: u64,
+) -> Result<(Vec<OutboxRow>, bool), Trouble> {
+    let found = read.scan(keys.outbox_behind(lane, after), SCAN_ROWS).await?;
+    let is_last = found.len() < SCAN_ROWS as usize;
+    let row = |(key, value): (Vec<u8>, Vec<u8>)| {
+        let id = keys.outbox_of(lane, &key).ok_or_else(|| StoreError::Damaged {
+            what: format!("outbox row {}", key.escape_ascii()),
+            problem: "its key names no row".to_owned(),
+        })?;
+        Ok(Outbox::decode(&key, &value)?.named(id, lane))
+    };
+    let rows = found.into_iter().map(row).collect::<Result<_, StoreError>>()?;
+    Ok((rows, is_last))
+}
+
+/// Conversations that rows name, by lane.
+pub(super) fn named(rows: &[OutboxRow]) -> BTreeMap<Lane, BTreeSet<ConvKey>> {
+    let mut convs: BTreeMap<Lane, BTreeSet<ConvKey>> = BTreeMap::new();
+    for row in rows {
+        let named = row.entries.iter().map(|(app, conv, ..)| (*app, conv.clone()));
+        convs.entry(row.lane).or_default().extend(named);
+    }
+    convs
+}
+
+/// Cuts rows down to what is in the log, until TiKV answers.
+///
+/// # Errors
+///
+/// [`StoreError::Damaged`], or that TiKV did not answer in time.
+pub(super) async fn cut(shared: &Arc<Shared>, rows: &[OutboxRow]) -> Result<Vec<OutboxRow>, StoreError> {
+    Ok(trying!(shared, in_log(shared, rows.to_vec())))
+}
+
+/// Cuts rows down to what is in the log: a commit in pieces may have left its row and no message.
+pub(super) async fn in_log(shared: &Shared, mut rows: Vec<OutboxRow>) -> Result<Vec<OutboxRow>, Trouble> {
+    let mut read = shared.kv.snapshot().await?;
+    let convs: BTreeSet<ConvKey> = named(&rows).into_values().flatten().collect();
+    let wanted = convs.iter().map(|conv| shared.keys.head(conv)).collect();
+    let found: HashMap<Vec<u8>, Vec<u8>> = read.many(wanted).await?.into_iter().collect();
+    let mut heads = HashMap::new();
+    for conv in convs {
+        let key = shared.keys.head(&conv);
+        if let Some(value) = found.get(&key) {
+            heads.insert(conv, HeadRow::decode(&key, value)?.head.seq);
+        }
+    }
+    for row in &mut rows {
+        row.entries.retain_mut(|(app, conv, first, last)| {
+            let head = heads.get(&(*app, conv.clone())).copied().unwrap_or(0);
+            *last = (*last).min(head);
+            first <= last
+        });
+    }
+    Ok(rows)
+}

@@ -1,0 +1,320 @@
+//! Mends what a commit left in pieces, before anything is built on it.
+//!
+//! Whoever meets the head of another writer, or one of his own whose commit he never saw whole, cannot know whether that
+//! commit is all there. So he reads the conversation from the first place of that commit to its end, makes a void record of
+//! every hole (places stay dense; a void is acknowledged to nobody), puts back dedupe rows that are missing, makes and
+//! unmakes changes of members as the log says, sees that all members have their recent rows ([`super::stays`]), and writes
+//! the head in his own name. All that he read may never have been published: unless the outbox row of that commit is still
+//! there and names it, he writes one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use corelane_protocol::frame::body::Message;
+use corelane_protocol::frame::{FrameKind, encode, kind};
+use corelane_protocol::id::{ClientMsgId, Lane};
+
+use super::super::rows::OutboxEntries;
+use super::super::{OutboxRow, StoreError};
+use super::client::{Change, Rows};
+use super::doubt::Doubts;
+use super::draft::Author;
+use super::fault::Fault;
+use super::keys::{ConvKey, Keys};
+use super::rows::{DedupeRow, HeadRow, MessageRow, Outbox, Value};
+
+/// Messages per read: all of the largest fit an answer.
+const PAGE: u32 = 64;
+
+/// Messages by place.
+pub(super) type Messages = BTreeMap<u64, Result<MessageRow, StoreError>>;
+
+/// Writes that mend conversations of one lane.
+#[derive(Debug)]
+pub(super) struct Repair<'k> {
+    pub(super) keys: &'k Keys,
+    lane: Lane,
+    pub(super) author: Author,
+    /// Own commits that were not seen whole.
+    doubts: &'k Doubts,
+    pub(super) changes: BTreeMap<Vec<u8>, Change>,
+    entries: OutboxEntries,
+    voids: u64,
+    convs: u64,
+}
+
+/// What is to be written, and what it amounts to.
+#[derive(Debug)]
+pub(super) struct Mended {
+    /// The writes.
+    pub(super) changes: BTreeMap<Vec<u8>, Change>,
+    /// The outbox row among them.
+    pub(super) row: Option<OutboxRow>,
+    /// Conversations that are written to.
+    pub(super) convs: u64,
+    /// Holes that were filled.
+    pub(super) voids: u64,
+}
+
+/// A conversation as far as it is looked at.
+#[derive(Debug)]
+pub(super) struct Examined {
+    /// From this place on.
+    pub(super) from: u64,
+    /// To this one, its last.
+    pub(super) last: u64,
+    /// What is there; also the message before the first place.
+    pub(super) messages: Messages,
+    /// Places where nothing is.
+    pub(super) holes: BTreeSet<u64>,
+    /// Whether there is more than its head knew.
+    pub(super) grew: bool,
+}
+
+impl Examined {
+    /// Messages that are there and can be read.
+    pub(super) fn readable(&self) -> impl Iterator<Item = (u64, &MessageRow)> {
+        let messages = self.messages.range(self.from..);
+        messages.filter_map(|(seq, message)| Some((*seq, message.as_ref().ok()?)))
+    }
+
+    /// Whether a place is of a message that is not in the log and never will be.
+    pub(super) fn is_void(&self, seq: u64) -> bool {
+        seq > self.last || self.holes.contains(&seq)
+    }
+
+    fn n_at(&self, seq: u64) -> Option<u64> {
+        let message = self.messages.get(&seq)?;
+        message.as_ref().ok().map(|message| message.n)
+    }
+
+    /// Countable messages before the first place.
+    fn n_before(&self, head: &HeadRow) -> u64 {
+        if self.from <= 1 {
+            return 0;
+        }
+        if self.from == head.head.seq + 1 {
+            return head.head.n;
+        }
+        // Where the message before is cut or damaged, the first one that is there knows it but for one.
+        let first = || {
+            self.readable()
+                .next()
+                .map(|(_, message)| message.n.saturating_sub(1))
+        };
+        self.n_at(self.from - 1).or_else(first).unwrap_or(head.head.n)
+    }
+}
+
+impl<'k> Repair<'k> {
+    pub(super) fn new(keys: &'k Keys, lane: Lane, author: Author, doubts: &'k Doubts) -> Self {
+        Self {
+            keys,
+            lane,
+            author,
+            doubts,
+            changes: BTreeMap::new(),
+            entries: Vec::new(),
+            voids: 0,
+            convs: 0,
+        }
+    }
+
+    /// Looks a conversation through. Damaged rows are left as they are: whoever reads them learns it.
+    ///
+    /// # Errors
+    ///
+    /// The connection's.
+    pub(super) async fn examine<R: Rows>(&mut self, rows: &mut R, conv: &ConvKey) -> Result<(), Fault> {
+        let key = self.keys.head(conv);
+        let found = rows.many(vec![key.clone()]).await?;
+        let head = match found.first().map(|(_, value)| HeadRow::decode(&key, value)) {
+            None => HeadRow::default(),
+            Some(Ok(head)) => head,
+            Some(Err(damage)) => {
+                tracing::error!(%damage, conv = %conv.1, "a conversation cannot be mended");
+                return Ok(());
+            }
+        };
+        let is_whole = self.doubts.is_whole(self.author.boot, &head);
+        let above = head.head.seq + 1;
+        let from = if is_whole {
+            above
+        } else {
+            head.first_seq.min(above)
+        };
+        let seen = examined(rows, self.keys, conv, from.max(head.head.floor_seq + 1), &head).await?;
+        if seen.last == 0 {
+            return Ok(());
+        }
+        let before = self.changes.len();
+        let mut mended = HeadRow {
+            writer: self.author.boot,
+            first_seq: seen.from,
+            commit: self.author.start,
+            ..head
+        };
+        (mended.head.seq, mended.head.n) = (seen.last, self.fill(conv, &seen, &head));
+        self.dedupe(rows, conv, &seen).await?;
+        self.lists(rows, conv, &seen, &mut mended).await?;
+        if is_whole && seen.last == head.head.seq && self.changes.len() == before {
+            return Ok(());
+        }
+        self.convs += 1;
+        let value = mended.encode(&key);
+        self.changes.insert(key, Change::Put(value));
+        let places = (seen.from, seen.last);
+        if seen.from <= seen.last && !self.is_in_outbox(rows, conv, head.commit, places).await? {
+            self.entries.push((conv.0, conv.1.clone(), seen.from, seen.last));
+        }
+        Ok(())
+    }
+
+    /// Whether the outbox row of the commit that began at `commit` is there and names the places.
+    async fn is_in_outbox<R: Rows>(
+        &self,
+        rows: &mut R,
+        (app, conv): &ConvKey,
+        commit: u64,
+        (from, to): (u64, u64),
+    ) -> Result<bool, Fault> {
+        let key = self.keys.outbox(self.lane, commit);
+        let found = rows.many(vec![key.clone()]).await?;
+        let row = found
+            .first()
+            .and_then(|(_, value)| Outbox::decode(&key, value).ok());
+        let entries = row.map_or_else(Vec::new, |row| row.entries);
+        Ok(entries
+            .iter()
+            .any(|(at_app, at, first, last)| (at_app, at) == (app, conv) && *first <= from && to <= *last))
+    }
+
+    /// Fills holes. Returns the count at the end.
+    fn fill(&mut self, conv: &ConvKey, seen: &Examined, head: &HeadRow) -> u64 {
+        if seen.from > seen.last {
+            return head.head.n;
+        }
+        let mut n = seen.n_before(head);
+        for seq in seen.from..=seen.last {
+            if seen.holes.contains(&seq) {
+                self.void(conv, seq, n);
+            } else {
+                n = seen.n_at(seq).unwrap_or(n).max(n);
+            }
+        }
+        let voids = seen.holes.len();
+        self.voids += voids as u64;
+        if voids > 0 {
+            tracing::warn!(
+                conv = %conv.1, from = seen.from, last = seen.last, voids,
+                "places of a commit in pieces were made void"
+            );
+        }
+        n
+    }
+
+    fn void(&mut self, conv: &ConvKey, seq: u64, n: u64) {
+        let message = Message {
+            conv: conv.1.as_bytes().to_vec(),
+            seq,
+            n,
+            sender: String::new(),
+            kind: kind::VOID,
+            flags: 0,
+            ref_seq: 0,
+            origin_terminal: 0,
+            origin_device: String::new(),
+            client_msg_id: [0; 16],
+            time_ms: self.author.now_ms,
+            content_type: 0,
+            payload: Vec::new(),
+        };
+        let row = MessageRow {
+            n,
+            hash: 0,
+            time_ms: self.author.now_ms,
+            flags: 0,
+            client_id: [0; 16],
+            sender: String::new(),
+            moves: None,
+            frame: encode(FrameKind::Message, 0, &message),
+        };
+        let key = self.keys.message(conv, seq);
+        let value = row.encode(&key);
+        self.changes.insert(key, Change::Insert(value));
+    }
+
+    async fn dedupe<R: Rows>(&mut self, rows: &mut R, conv: &ConvKey, seen: &Examined) -> Result<(), Fault> {
+        let mut wanted = BTreeMap::new();
+        for (seq, message) in seen.readable().filter(|(_, message)| !message.sender.is_empty()) {
+            let id = ClientMsgId(message.client_id);
+            let row = DedupeRow {
+                seq,
+                hash: message.hash,
+            };
+            wanted.insert(self.keys.dedupe(conv, &message.sender, id), row);
+        }
+        let found = rows.many(wanted.keys().cloned().collect()).await?;
+        let found: BTreeSet<Vec<u8>> = found.into_iter().map(|(key, _)| key).collect();
+        for (key, row) in wanted {
+            if !found.contains(&key) {
+                let value = row.encode(&key);
+                self.changes.insert(key, Change::Insert(value));
+            }
+        }
+        Ok(())
+    }
+
+    /// All that is to be written, the outbox row included.
+    pub(super) fn finish(mut self) -> Mended {
+        let row = (!self.entries.is_empty()).then(|| Outbox {
+            writer: self.author.boot,
+            entries: self.entries,
+        });
+        if let Some(row) = &row {
+            let key = self.keys.outbox(self.lane, self.author.start);
+            let value = row.encode(&key);
+            self.changes.insert(key, Change::Put(value));
+        }
+        Mended {
+            changes: self.changes,
+            row: row.map(|row| row.named(self.author.start, self.lane)),
+            convs: self.convs,
+            voids: self.voids,
+        }
+    }
+}
+
+/// Reads a conversation from the message before `from` (for its count) to its end.
+async fn examined<R: Rows>(
+    rows: &mut R,
+    keys: &Keys,
+    conv: &ConvKey,
+    from: u64,
+    head: &HeadRow,
+) -> Result<Examined, Fault> {
+    let mut messages = Messages::new();
+    let mut next = from.saturating_sub(1).max(1);
+    loop {
+        let page = rows.scan(keys.messages_from(conv, next), PAGE).await?;
+        let is_last = page.len() < PAGE as usize;
+        for (key, value) in page {
+            if let Some(seq) = keys.seq_of(conv, &key) {
+                messages.insert(seq, MessageRow::decode(&key, &value));
+                next = seq + 1;
+            }
+        }
+        if is_last {
+            break;
+        }
+    }
+    let above = messages.keys().next_back().copied().unwrap_or(0);
+    let last = above.max(head.head.seq);
+    let holes: BTreeSet<u64> = (from..=last).filter(|seq| !messages.contains_key(seq)).collect();
+    Ok(Examined {
+        from,
+        last,
+        grew: last > head.head.seq || !holes.is_empty(),
+        messages,
+        holes,
+    })
+}
