@@ -6,7 +6,9 @@ use corelane_protocol::id::{AppId, AppUser, BootId, ConnId, UserId};
 
 use super::memory::MemoryRegistry;
 use super::redis::RedisRegistry;
-use super::{ClaimOutcome, ClaimRequest, Gateway, Registry, RegistryError, Route};
+use super::{
+    ClaimOutcome, ClaimRequest, Gateway, Registry, RegistryError, Route, RouterEntry, RouterJoin, RouterSet,
+};
 
 /// One of the adapters.
 #[derive(Debug)]
@@ -23,6 +25,14 @@ impl AnyRegistry {
         match self {
             Self::Memory(registry) => Some(registry.route_count()),
             Self::Redis(_) => None,
+        }
+    }
+
+    /// Whether other routers can be in it, too.
+    pub const fn is_shared(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::Redis(_) => true,
         }
     }
 
@@ -93,5 +103,25 @@ impl Registry for AnyRegistry {
 
     async fn live_gateways(&self) -> Result<Vec<Gateway>, RegistryError> {
         both!(self, registry => registry.live_gateways().await)
+    }
+
+    async fn join_router(&self, entry: RouterEntry, above: u64) -> Result<RouterJoin, RegistryError> {
+        both!(self, registry => registry.join_router(entry, above).await)
+    }
+
+    async fn renew_router(&self, boot: BootId) -> Result<bool, RegistryError> {
+        both!(self, registry => registry.renew_router(boot).await)
+    }
+
+    async fn leave_router(&self, boot: BootId) -> Result<(), RegistryError> {
+        both!(self, registry => registry.leave_router(boot).await)
+    }
+
+    async fn routers(&self) -> Result<RouterSet, RegistryError> {
+        both!(self, registry => registry.routers().await)
+    }
+
+    async fn set_drained(&self, boot: BootId, version: u64) -> Result<(), RegistryError> {
+        both!(self, registry => registry.set_drained(boot, version).await)
     }
 }

@@ -3,7 +3,7 @@
 //! Owns the routes of every session of the gateways linked to this router. It forgets everything with its process;
 //! the incarnation says so, and the gateways claim again. Bounded by what the gateways hold: one route per session,
 //! [`SESSIONS_PER_USER_MAX`](super::SESSIONS_PER_USER_MAX) per user; of each boot the newest [`ENDED_CLAIMS_MAX`] claims
-//! that were given up, and [`DEAD_BOOTS_MAX`] dead boots.
+//! that were given up, [`DEAD_BOOTS_MAX`] dead boots, and the routers that joined.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,9 @@ use corelane_protocol::id::{AppId, AppUser, BootId, ConnId, UserId};
 use corelane_protocol::limits::LEASE;
 
 use super::policy::{Session, Verdict, code, judge, kicks};
-use super::{ClaimOutcome, ClaimRequest, Gateway, Registry, RegistryError, Route};
+use super::{
+    ClaimOutcome, ClaimRequest, Gateway, Registry, RegistryError, Route, RouterEntry, RouterJoin, RouterSet,
+};
 
 /// Claims given up that are remembered per boot, so that a late repeat is known as such.
 pub const ENDED_CLAIMS_MAX: usize = 4096;
@@ -32,6 +34,15 @@ struct State {
     gateways: HashMap<BootId, Lease>,
     dead: VecDeque<BootId>,
     users: HashMap<AppUser, Vec<Session>>,
+    routers: BTreeMap<BootId, Router>,
+    routers_version: u64,
+}
+
+#[derive(Debug)]
+struct Router {
+    entry: RouterEntry,
+    until: Duration,
+    drained: u64,
 }
 
 #[derive(Debug)]
@@ -60,6 +71,13 @@ impl MemoryRegistry {
             now: Box::new(now),
             state: Mutex::default(),
         }
+    }
+
+    /// Versions of the router list begin above this: above those of earlier lives, which gateways may know.
+    #[must_use]
+    pub fn with_versions_above(self, version: u64) -> Self {
+        self.lock().routers_version = version;
+        self
     }
 
     /// Routes that are held.
@@ -220,6 +238,55 @@ impl State {
         }
     }
 
+    fn join_router(&mut self, entry: RouterEntry, above: u64, now: Duration) -> RouterJoin {
+        let same_node = |other: &&Router| other.entry.node == entry.node && other.entry.boot != entry.boot;
+        if let Some(other) = self.routers.values().find(same_node) {
+            if other.until >= now {
+                return RouterJoin::Taken {
+                    by: other.entry.clone(),
+                    lease_ends_ms: u64::try_from(other.until.as_millis()).unwrap_or(u64::MAX),
+                };
+            }
+            let boot = other.entry.boot;
+            self.routers.remove(&boot);
+        }
+        let until = now + LEASE;
+        match self.routers.get_mut(&entry.boot) {
+            Some(known) if known.entry == entry => known.until = until,
+            _ => {
+                self.routers_version = self.routers_version.max(above) + 1;
+                let joined = Router {
+                    until,
+                    drained: 0,
+                    entry,
+                };
+                self.routers.insert(joined.entry.boot, joined);
+            }
+        }
+        RouterJoin::Joined {
+            version: self.routers_version,
+        }
+    }
+
+    /// Takes out the routers that are not to `stay`.
+    fn retain_routers(&mut self, stay: impl Fn(&Router) -> bool) {
+        let before = self.routers.len();
+        self.routers.retain(|_, router| stay(router));
+        self.routers_version += u64::from(self.routers.len() < before);
+    }
+
+    fn routers(&self) -> RouterSet {
+        let mut routers: Vec<RouterEntry> =
+            self.routers.values().map(|router| router.entry.clone()).collect();
+        routers.sort_unstable_by(|one, other| one.node.cmp(&other.node));
+        let drained = self.routers.iter().map(|(boot, router)| (*boot, router.drained));
+        RouterSet {
+            version: self.routers_version,
+            routers,
+            drained: drained.collect(),
+        }
+    }
+
     fn routes(&self, app: AppId, user: UserId) -> Vec<Route> {
         let sessions = self.users.get(&AppUser { app, user });
         sessions.map_or_else(Vec::new, |sessions| {
@@ -310,5 +377,39 @@ impl Registry for MemoryRegistry {
             .values()
             .map(|lease| lease.gateway.clone())
             .collect())
+    }
+
+    async fn join_router(&self, entry: RouterEntry, above: u64) -> Result<RouterJoin, RegistryError> {
+        let now = (self.now)();
+        Ok(self.lock().join_router(entry, above, now))
+    }
+
+    async fn renew_router(&self, boot: BootId) -> Result<bool, RegistryError> {
+        let until = (self.now)() + LEASE;
+        let mut state = self.lock();
+        Ok(state
+            .routers
+            .get_mut(&boot)
+            .map(|router| router.until = until)
+            .is_some())
+    }
+
+    async fn leave_router(&self, boot: BootId) -> Result<(), RegistryError> {
+        self.lock().retain_routers(|router| router.entry.boot != boot);
+        Ok(())
+    }
+
+    async fn routers(&self) -> Result<RouterSet, RegistryError> {
+        let now = (self.now)();
+        let mut state = self.lock();
+        state.retain_routers(|router| router.until >= now);
+        Ok(state.routers())
+    }
+
+    async fn set_drained(&self, boot: BootId, version: u64) -> Result<(), RegistryError> {
+        if let Some(router) = self.lock().routers.get_mut(&boot) {
+            router.drained = version;
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,7 @@
-//! The registry port: which gateway connection holds (user, terminal).
+//! The registry port: which gateway connection holds (user, terminal), and which routers there are.
 //!
-//! An adapter owns the routes, the leases of the gateways and the login policy, which lives nowhere else. A user holds at
+//! An adapter owns the routes, the leases of gateways and routers, the list of the routers with its version, and the login
+//! policy, which lives nowhere else. A user holds at
 //! most [`SESSIONS_PER_USER_MAX`] routes: when he has them all, the next claim is refused with 4505. Claims are
 //! idempotent: one that is repeated or late changes nothing that came after it. "No route" is an answer; "I do not
 //! know" is [`RegistryError::Unavailable`] and never believed to mean offline. Every adapter runs the same contract
@@ -11,10 +12,11 @@ pub mod memory;
 mod policy;
 pub mod redis;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
 
-use corelane_protocol::id::{AppId, AppUser, BootId, ConnId, NodeId, UserId};
+use corelane_protocol::hash::router_of;
+use corelane_protocol::id::{AppId, AppUser, BootId, ConnId, Lane, NodeId, UserId};
 use corelane_protocol::terminal::Terminal;
 use thiserror::Error;
 
@@ -85,6 +87,60 @@ pub enum ClaimOutcome {
     },
 }
 
+/// A router process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouterEntry {
+    /// As its operator named it. No two routers of a list have the same name.
+    pub node: NodeId,
+    /// This start of it.
+    pub boot: BootId,
+    /// Where gateways reach its link server, as host:port. Empty: where they found it. No control characters.
+    pub address: String,
+    /// Where other routers reach its HTTP API, as host:port. No control characters.
+    pub http: String,
+}
+
+/// The routers there are, as of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RouterSet {
+    /// Another, higher one whenever a router comes or goes.
+    pub version: u64,
+    /// Sorted by their nodes.
+    pub routers: Vec<RouterEntry>,
+    /// Up to which version each router (by boot) has published all it had in lanes that it lost; 0 until it said so.
+    pub drained: BTreeMap<BootId, u64>,
+}
+
+impl RouterSet {
+    /// The router that serves a lane.
+    pub fn owner(&self, lane: Lane) -> Option<&RouterEntry> {
+        let nodes = self.routers.iter().map(|router| router.node.as_str());
+        router_of(lane, nodes).and_then(|index| self.routers.get(index))
+    }
+
+    /// Whether a router is in the list.
+    pub fn has(&self, boot: BootId) -> bool {
+        self.routers.iter().any(|router| router.boot == boot)
+    }
+}
+
+/// What became of a router that wants to be in the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouterJoin {
+    /// It is in the list, since this version or an earlier one.
+    Joined {
+        /// The list's version.
+        version: u64,
+    },
+    /// A router of the same node is, and its lease stands.
+    Taken {
+        /// That router.
+        by: RouterEntry,
+        /// When its lease ends, in ms on the registry's clock: later from one attempt to the next if it lives.
+        lease_ends_ms: u64,
+    },
+}
+
 /// The registry.
 pub trait Registry: Send + Sync + 'static {
     /// Drawn when the registry lost its memory last. When it changed, gateways claim all their sessions again.
@@ -140,4 +196,29 @@ pub trait Registry: Send + Sync + 'static {
 
     /// Gateways whose lease stands.
     fn live_gateways(&self) -> impl Future<Output = Result<Vec<Gateway>, RegistryError>> + Send;
+
+    /// Puts a router into the list and starts its lease, in the place of one of the same node whose lease ran out. The
+    /// list's version is above `above`, and above all earlier ones. Joining again changes nothing.
+    fn join_router(
+        &self,
+        entry: RouterEntry,
+        above: u64,
+    ) -> impl Future<Output = Result<RouterJoin, RegistryError>> + Send;
+
+    /// Renews a router's lease. False: it is not in the list (any more); it must join again.
+    fn renew_router(&self, boot: BootId) -> impl Future<Output = Result<bool, RegistryError>> + Send;
+
+    /// Takes a router out of the list.
+    fn leave_router(&self, boot: BootId) -> impl Future<Output = Result<(), RegistryError>> + Send;
+
+    /// The list. Routers whose leases ran out are taken out first.
+    fn routers(&self) -> impl Future<Output = Result<RouterSet, RegistryError>> + Send;
+
+    /// A router has published all it had in lanes that it does not serve any more by this version of the list. Of a
+    /// router that is not in the list nothing is noted.
+    fn set_drained(
+        &self,
+        boot: BootId,
+        version: u64,
+    ) -> impl Future<Output = Result<(), RegistryError>> + Send;
 }

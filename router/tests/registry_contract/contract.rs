@@ -1,14 +1,16 @@
 //! The contract: one body per property, generic over the registry.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use corelane_protocol::id::{AppId, BootId, ConnId, NodeId};
 use corelane_protocol::limits::LEASE;
 use corelane_protocol::terminal::Terminal;
-use corelane_router::registry::{ClaimRequest, Gateway, Registry, Route, SESSIONS_PER_USER_MAX};
+use corelane_router::registry::{ClaimRequest, Gateway, Registry, Route, RouterJoin, SESSIONS_PER_USER_MAX};
 
 use super::support::{
-    APP, Fixture, Memory, ONE, Redis, RedisCluster, TWO, claim, gateway, held, refused, routes, user,
+    APP, Fixture, Memory, ONE, Redis, RedisCluster, TWO, claim, gateway, held, listed, refused, router,
+    routes, user,
 };
 
 macro_rules! contract {
@@ -48,6 +50,13 @@ contract!(
     lookup_keeps_the_order_and_tenants_apart,
     names_of_any_characters_are_kept_apart,
     many_users_are_found_in_one_lookup,
+    routers_are_listed_from_their_join_to_their_leave,
+    the_list_has_another_version_when_its_members_changed_and_only_then,
+    a_router_whose_lease_ran_out_is_taken_out_by_whoever_looks,
+    a_lapse_of_a_router_that_nobody_saw_is_renewed,
+    of_one_name_there_is_one_router_while_its_lease_stands,
+    versions_are_above_what_anybody_knew,
+    what_is_drained_is_noted_of_members_only,
 });
 
 async fn joined<F: Fixture>() -> F {
@@ -387,6 +396,123 @@ async fn many_users_are_found_in_one_lookup<F: Fixture>() {
         assert_eq!(seqs, expected, "user{number}");
     }
     assert_eq!(found.len(), 700);
+}
+
+async fn routers_are_listed_from_their_join_to_their_leave<F: Fixture>() {
+    let fixture = F::make().await;
+    let registry = fixture.registry();
+    assert!(registry.routers().await.unwrap().routers.is_empty());
+    let (one, two) = (router("one", 1), router("two", 2));
+    listed(registry, &two, 0).await;
+    listed(registry, &one, 0).await;
+    assert_eq!(registry.routers().await.unwrap().routers, [one, two.clone()]);
+    registry.leave_router(ONE).await.unwrap();
+    registry.leave_router(ONE).await.unwrap();
+    assert_eq!(registry.routers().await.unwrap().routers, [two]);
+    assert!(!registry.renew_router(ONE).await.unwrap());
+    assert!(registry.renew_router(TWO).await.unwrap());
+}
+
+async fn the_list_has_another_version_when_its_members_changed_and_only_then<F: Fixture>() {
+    let fixture = F::make().await;
+    let registry = fixture.registry();
+    let version = async || registry.routers().await.unwrap().version;
+    let first = listed(registry, &router("one", 1), 0).await;
+    assert_eq!(version().await, first);
+    assert_eq!(
+        listed(registry, &router("one", 1), 0).await,
+        first,
+        "joining again"
+    );
+    registry.set_drained(ONE, first).await.unwrap();
+    assert!(registry.renew_router(ONE).await.unwrap());
+    registry.leave_router(TWO).await.unwrap();
+    assert_eq!(version().await, first);
+    let second = listed(registry, &router("two", 2), 0).await;
+    assert!(second > first);
+    registry.leave_router(TWO).await.unwrap();
+    let third = version().await;
+    assert!(third > second);
+    fixture.pass(LEASE + Duration::from_millis(1)).await;
+    assert!(version().await > third, "a lease ran out");
+}
+
+async fn a_router_whose_lease_ran_out_is_taken_out_by_whoever_looks<F: Fixture>() {
+    let fixture = F::make().await;
+    let registry = fixture.registry();
+    let (one, two) = (router("one", 1), router("two", 2));
+    listed(registry, &one, 0).await;
+    listed(registry, &two, 0).await;
+    fixture.pass(LEASE / 2).await;
+    assert!(registry.renew_router(TWO).await.unwrap());
+    fixture.pass(LEASE / 2 + Duration::from_millis(1)).await;
+    let list = registry.routers().await.unwrap();
+    assert_eq!(list.routers, [two]);
+    assert!(!registry.renew_router(ONE).await.unwrap());
+    let again = listed(registry, &one, 0).await;
+    assert!(again > list.version);
+    assert_eq!(registry.routers().await.unwrap().routers.len(), 2);
+}
+
+async fn a_lapse_of_a_router_that_nobody_saw_is_renewed<F: Fixture>() {
+    let fixture = F::make().await;
+    let registry = fixture.registry();
+    let first = listed(registry, &router("one", 1), 0).await;
+    fixture.pass(LEASE * 3).await;
+    assert!(registry.renew_router(ONE).await.unwrap());
+    assert_eq!(registry.routers().await.unwrap().version, first);
+}
+
+async fn of_one_name_there_is_one_router_while_its_lease_stands<F: Fixture>() {
+    let fixture = F::make().await;
+    let registry = fixture.registry();
+    let (first, second) = (router("one", 1), router("one", 2));
+    let version = listed(registry, &first, 0).await;
+    let join = registry.join_router(second.clone(), 0).await.unwrap();
+    let RouterJoin::Taken { by, lease_ends_ms } = join else {
+        panic!("{join:?}")
+    };
+    assert_eq!(by, first);
+    fixture.pass(LEASE / 2).await;
+    assert!(registry.renew_router(ONE).await.unwrap());
+    let join = registry.join_router(second.clone(), 0).await.unwrap();
+    let RouterJoin::Taken {
+        lease_ends_ms: later, ..
+    } = join
+    else {
+        panic!("{join:?}")
+    };
+    assert!(later >= lease_ends_ms, "it lives: {later}, {lease_ends_ms}");
+    fixture.pass(LEASE + Duration::from_millis(1)).await;
+    assert!(listed(registry, &second, 0).await > version);
+    assert_eq!(registry.routers().await.unwrap().routers, [second]);
+}
+
+async fn versions_are_above_what_anybody_knew<F: Fixture>() {
+    let fixture = F::make().await;
+    let registry = fixture.registry();
+    let first = listed(registry, &router("one", 1), 0).await;
+    let known = first + 1_000_000_000;
+    let second = listed(registry, &router("two", 2), known).await;
+    assert!(second > known);
+    registry.leave_router(ONE).await.unwrap();
+    assert!(registry.routers().await.unwrap().version > second);
+}
+
+async fn what_is_drained_is_noted_of_members_only<F: Fixture>() {
+    let fixture = F::make().await;
+    let registry = fixture.registry();
+    let version = listed(registry, &router("one", 1), 0).await;
+    registry.set_drained(TWO, version).await.unwrap();
+    let list = registry.routers().await.unwrap();
+    assert_eq!(list.drained, BTreeMap::from([(ONE, 0)]));
+    registry.set_drained(ONE, version).await.unwrap();
+    let list = registry.routers().await.unwrap();
+    assert_eq!(list.drained, BTreeMap::from([(ONE, version)]));
+    registry.leave_router(ONE).await.unwrap();
+    listed(registry, &router("one", 1), 0).await;
+    let list = registry.routers().await.unwrap();
+    assert_eq!(list.drained, BTreeMap::from([(ONE, 0)]), "it has to say so anew");
 }
 
 fn sorted(mut routes: Vec<Route>) -> Vec<Route> {

@@ -16,7 +16,8 @@ use fred::interfaces::{ClientLike as _, KeysInterface as _, LuaInterface as _};
 use fred::types::{ClusterHash, CustomCommand};
 
 use super::support::{
-    APP, ONE, TWO, address, claim, client, connect, gateway, held, prefix, refused, routes, user,
+    APP, ONE, TWO, address, claim, client, connect, gateway, held, listed, prefix, refused, router, routes,
+    user,
 };
 
 /// How long a condition is waited for.
@@ -465,6 +466,55 @@ async fn two_routers_share_what_one_was_told() {
     assert!(there.reap().await.unwrap().is_empty(), "once");
     assert!(!there.join(gateway(ONE)).await.unwrap());
     assert_eq!(refused(&there, &claim(ONE, 2, Terminal::Web, "x")).await, 4003);
+}
+
+#[tokio::test]
+#[ignore = "needs ops/services up redis"]
+async fn two_routers_see_one_list() {
+    let config = RedisConfig {
+        url: address("CORELANE_TEST_REDIS_CLUSTER"),
+        prefix: prefix(),
+        lease: Duration::from_secs(1),
+        grace: Duration::ZERO,
+        ..RedisConfig::default()
+    };
+    let (here, there) = (connect(&config).await, connect(&config).await);
+    let first = listed(&here, &router("one", 1), 0).await;
+    let second = listed(&there, &router("two", 2), 0).await;
+    let list = here.routers().await.unwrap();
+    assert_eq!((list.version, list.routers.len()), (second, 2));
+    assert!(second > first);
+    there.set_drained(TWO, second).await.unwrap();
+    assert_eq!(here.routers().await.unwrap().drained[&TWO], second);
+    eventually("the one that does not renew is taken out", async || {
+        assert!(here.renew_router(ONE).await.unwrap());
+        here.routers().await.unwrap().routers == [router("one", 1)]
+    })
+    .await;
+    assert_eq!(there.routers().await.unwrap(), here.routers().await.unwrap());
+    assert!(!there.renew_router(TWO).await.unwrap());
+}
+
+#[tokio::test]
+#[ignore = "needs ops/services up redis"]
+async fn an_emptied_registry_never_says_that_there_are_no_routers() {
+    let server = Server::start(&[]).await;
+    let registry = connect(&server.config()).await;
+    let first = listed(&registry, &router("one", 1), 0).await;
+    let before = registry.incarnation();
+    // The connection stands all the time.
+    command(&server.beside().await, &["FLUSHALL", "SYNC"])
+        .await
+        .unwrap();
+    eventually("it is missed", async || {
+        let Ok(list) = registry.routers().await else {
+            return false;
+        };
+        assert!(list.routers.is_empty() && registry.incarnation() != before);
+        true
+    })
+    .await;
+    assert!(listed(&registry, &router("one", 1), first).await > first);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

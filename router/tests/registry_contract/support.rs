@@ -9,7 +9,9 @@ use corelane_protocol::terminal::Terminal;
 use corelane_router::clock::Clock;
 use corelane_router::registry::memory::MemoryRegistry;
 use corelane_router::registry::redis::{RedisConfig, RedisRegistry};
-use corelane_router::registry::{ClaimOutcome, ClaimRequest, Gateway, Registry, Route};
+use corelane_router::registry::{
+    ClaimOutcome, ClaimRequest, Gateway, Registry, Route, RouterEntry, RouterJoin,
+};
 use fred::clients::Client;
 use fred::interfaces::{ClientLike as _, LuaInterface as _};
 use fred::types::Builder;
@@ -82,9 +84,11 @@ impl InRedis {
     async fn pass_time(&self, time: Duration) {
         let earlier = "for _, boot in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do \
                        redis.call('ZINCRBY', KEYS[1], -ARGV[1], boot) end return 1";
-        let leases = format!("{}lease:{{leases}}", self.prefix);
-        let ms = time.as_millis().to_string();
-        let _: i64 = self.beside.eval(earlier, leases, ms).await.unwrap();
+        for kind in ["lease", "routerlease"] {
+            let leases = format!("{}{kind}:{{leases}}", self.prefix);
+            let ms = time.as_millis().to_string();
+            let _: i64 = self.beside.eval(earlier, leases, ms).await.unwrap();
+        }
     }
 }
 
@@ -182,6 +186,23 @@ pub(crate) fn claim(boot: BootId, owner_seq: u64, terminal: Terminal, device: &s
         route,
         issued_at_s: 100,
         again: false,
+    }
+}
+
+pub(crate) fn router(node: &str, boot: u64) -> RouterEntry {
+    RouterEntry {
+        node: NodeId::new(node).unwrap(),
+        boot: BootId(boot),
+        address: format!("{node}:7090"),
+        http: format!("{node}:7080"),
+    }
+}
+
+/// Puts a router into the list; panics if its name is taken. Returns the version.
+pub(crate) async fn listed(registry: &impl Registry, router: &RouterEntry, above: u64) -> u64 {
+    match registry.join_router(router.clone(), above).await.unwrap() {
+        RouterJoin::Joined { version } => version,
+        RouterJoin::Taken { by, .. } => panic!("taken by {by:?}"),
     }
 }
 

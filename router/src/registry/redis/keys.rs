@@ -11,6 +11,10 @@
 //! gateways:{leases}               hash   boot -> node, of all that are not dead
 //! lease:{leases}                  zset   boot by the end of its lease (ms since 1970 by the server's clock)
 //! dead:{leases}                   zset   boot by when it was declared dead
+//! routers:{leases}                hash   boot -> node, address, HTTP address, of the routers in the list
+//! routerlease:{leases}            zset   boot by the end of its lease
+//! routerlist:{leases}             string version of the list
+//! drained:{leases}                hash   boot -> version up to which the router has drained
 //! sweep:{leases}, floor:{leases}  string which router does the hourly and the daily work
 //! ```
 //!
@@ -101,6 +105,22 @@ impl Keys {
         self.leases_tag("dead")
     }
 
+    pub(super) fn routers(&self) -> String {
+        self.leases_tag("routers")
+    }
+
+    pub(super) fn router_lease(&self) -> String {
+        self.leases_tag("routerlease")
+    }
+
+    pub(super) fn router_list(&self) -> String {
+        self.leases_tag("routerlist")
+    }
+
+    pub(super) fn drained(&self) -> String {
+        self.leases_tag("drained")
+    }
+
     pub(super) fn sweep(&self) -> String {
         self.leases_tag("sweep")
     }
@@ -131,6 +151,10 @@ mod tests {
         assert_eq!(keys.born(group), "a.born:{r0009}");
         assert_eq!(keys.incarnation(), "a.incarnation:{leases}");
         assert_eq!(keys.lease(), "a.lease:{leases}");
+        assert_eq!(keys.routers(), "a.routers:{leases}");
+        assert_eq!(keys.router_lease(), "a.routerlease:{leases}");
+        assert_eq!(keys.router_list(), "a.routerlist:{leases}");
+        assert_eq!(keys.drained(), "a.drained:{leases}");
         assert_eq!(Group::all().count(), 1024);
     }
 }

@@ -12,7 +12,7 @@ use super::script::{Call, pairs, texts};
 use crate::registry::{Gateway, RegistryError};
 
 /// A look at the leases counts for so long.
-const LOOK_COUNTS: Duration = Duration::from_secs(2);
+pub(super) const LOOK_COUNTS: Duration = Duration::from_secs(2);
 
 impl Inner {
     pub(super) async fn join(&self, gateway: Gateway) -> Result<bool, RegistryError> {

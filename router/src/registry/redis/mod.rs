@@ -18,7 +18,8 @@
 //! **Death.** A lease is a time in a sorted set. A boot is dead only once it stands in `dead`; until then its lease can
 //! be renewed, however long it ran out. No router writes that within a time of grace after it could not talk to the
 //! registry, and the script refuses to when it was delayed. Dead boots are left out of every answer at once, their routes
-//! are swept up in the background, and an hour later they are forgotten.
+//! are swept up in the background, and an hour later they are forgotten. Routers have leases of the same kind
+//! (`routers.rs`); one that lapsed is out of the list, and may join again.
 
 mod config;
 mod error;
@@ -28,6 +29,7 @@ mod incarnation;
 mod keys;
 mod leases;
 mod roster;
+mod routers;
 mod routes;
 mod row;
 mod script;
@@ -53,7 +55,9 @@ use self::health::Health;
 use self::keys::Keys;
 use self::roster::Roster;
 use self::script::Scripts;
-use super::{ClaimOutcome, ClaimRequest, Gateway, Registry, RegistryError, Route};
+use super::{
+    ClaimOutcome, ClaimRequest, Gateway, Registry, RegistryError, Route, RouterEntry, RouterJoin, RouterSet,
+};
 
 /// How often the registry is looked at.
 const WATCH_PACE: Duration = Duration::from_secs(1);
@@ -323,5 +327,25 @@ impl Registry for RedisRegistry {
 
     async fn live_gateways(&self) -> Result<Vec<Gateway>, RegistryError> {
         self.inner.live_gateways().await
+    }
+
+    async fn join_router(&self, entry: RouterEntry, above: u64) -> Result<RouterJoin, RegistryError> {
+        self.inner.join_router(entry, above).await
+    }
+
+    async fn renew_router(&self, boot: BootId) -> Result<bool, RegistryError> {
+        self.inner.renew_router(boot).await
+    }
+
+    async fn leave_router(&self, boot: BootId) -> Result<(), RegistryError> {
+        self.inner.leave_router(boot).await
+    }
+
+    async fn routers(&self) -> Result<RouterSet, RegistryError> {
+        self.inner.routers().await
+    }
+
+    async fn set_drained(&self, boot: BootId, version: u64) -> Result<(), RegistryError> {
+        self.inner.set_router_drained(boot, version).await
     }
 }

@@ -39,6 +39,11 @@ scripts! {
     bury: "bury",
     state: "state",
     adopt: "adopt",
+    router_join: "router_join",
+    router_renew: "router_renew",
+    router_leave: "router_leave",
+    router_list: "router_list",
+    router_drained: "router_drained",
 }
 
 /// One script.

@@ -1,0 +1,5 @@
+-- Notes up to which version of the list a router has drained, if it is in the list.
+-- KEYS: 1 routers, 2 drained versions. ARGV: 1 boot, 2 version. Answers: 1 or 0
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+return 1
