@@ -47,6 +47,8 @@ pub const GROUP_MEMBERS_MAX: usize = 10_000;
 pub const LEASE: Duration = Duration::from_secs(10);
 /// How often a gateway renews its lease in the time of one.
 pub const RENEWALS_PER_LEASE: u32 = 3;
+/// Most routers of a cluster: those of a `RouterList`, and the seeds of a gateway.
+pub const ROUTERS_MAX: usize = 32;
 /// Highest seq and n: JSON numbers stay exact.
 pub const SEQ_MAX: u64 = (1 << 53) - 1;
 

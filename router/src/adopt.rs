@@ -88,10 +88,6 @@ pub(crate) async fn strays(shared: Arc<Shared>) {
 
 /// Publishes what routers left that are dead, now and once more when all has arrived that they had on its way. Call it
 /// with boots that are known to be dead: what a living router wrote would be published twice.
-#[expect(
-    dead_code,
-    reason = "for who learns that a router died; with a bus in memory there is no other one"
-)]
 pub(crate) async fn adopt(shared: Arc<Shared>, dead: Vec<u64>) {
     for wait in [Duration::ZERO, LATE] {
         tokio::time::sleep(wait).await;

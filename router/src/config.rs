@@ -46,6 +46,9 @@ pub struct RouterSection {
     pub node: String,
     /// Where gateways connect. Default `127.0.0.1:7090`.
     pub link_listen: SocketAddr,
+    /// How gateways reach `link_listen`, as `host:port`: they hear it from every router of the cluster. Empty: the address
+    /// of `link_listen`; where that is a wildcard it must be given if the registry is shared. Default empty.
+    pub advertise: String,
     /// Where the HTTP API, metrics and health are served. Default `127.0.0.1:7080`.
     pub http_listen: SocketAddr,
     /// Threads. 0: one per CPU, at most 4. More than the CPUs does not help.
@@ -61,12 +64,45 @@ impl Default for RouterSection {
         Self {
             node: "router".to_owned(),
             link_listen: SocketAddr::from(([127, 0, 0, 1], 7090)),
+            advertise: String::new(),
             http_listen: SocketAddr::from(([127, 0, 0, 1], 7080)),
             threads: 0,
             partitions: 4,
             demo: false,
         }
     }
+}
+
+impl RouterSection {
+    /// Where gateways reach the link server that listens at `bound`. Empty: where they found it.
+    pub fn link_address(&self, bound: SocketAddr) -> String {
+        if !self.advertise.is_empty() {
+            self.advertise.clone()
+        } else if bound.ip().is_unspecified() {
+            String::new()
+        } else {
+            bound.to_string()
+        }
+    }
+
+    /// Where other routers reach the HTTP API that listens at `bound`: where that is a wildcard, at the host of
+    /// `advertise`. Empty: nowhere.
+    pub fn http_address(&self, bound: SocketAddr) -> String {
+        if !bound.ip().is_unspecified() {
+            return bound.to_string();
+        }
+        let host = self.advertise.rsplit_once(':').map(|(host, _)| host);
+        host.map_or_else(String::new, |host| format!("{host}:{}", bound.port()))
+    }
+}
+
+/// Whether a text is `host:port`.
+fn is_address(text: &str) -> bool {
+    let is_plain = !text.contains(|each: char| each.is_whitespace() || each.is_control());
+    let parts = text.rsplit_once(':');
+    is_plain
+        && parts
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
 }
 
 /// Where messages are kept.
@@ -321,6 +357,9 @@ pub const DEFAULT_FILE: &str = r#"# Corelane router. Every key is shown with its
 node = "router"
 # Where gateways connect.
 link_listen = "127.0.0.1:7090"
+# How gateways reach link_listen, as host:port: they hear it from every router of the cluster. Empty: the address of
+# link_listen; where that is a wildcard it must be given if the registry is shared.
+advertise = ""
 # Where the HTTP API, metrics and health are served.
 http_listen = "127.0.0.1:7080"
 # Threads. 0: one per CPU, at most 4. More than the CPUs does not help.
@@ -463,6 +502,20 @@ impl RouterConfig {
         Ok(config)
     }
 
+    /// Why this router must be the only one; `None`: it can be one of several, which share all that they must.
+    pub const fn alone(&self) -> Option<&'static str> {
+        if self.registry.url.is_empty() {
+            return Some("its registry is in its own memory (registry.url is empty)");
+        }
+        if self.bus.servers.is_empty() {
+            return Some("its records are in its own memory (bus.servers is empty)");
+        }
+        if self.store.pd.is_empty() {
+            return Some("its messages are in a database of its own (store.pd is empty)");
+        }
+        None
+    }
+
     fn from_table(table: toml::Table) -> Result<Self, toml::de::Error> {
         Self::deserialize(toml::Value::Table(table))
     }
@@ -478,15 +531,30 @@ impl RouterConfig {
             node,
             partitions,
             threads,
+            link_listen,
+            advertise,
             http_listen,
             demo,
-            ..
         } = &self.router;
         if corelane_protocol::id::NodeId::new(node).is_err() {
             return range(
                 "router.node",
                 format!("{node:?}"),
                 "1 to 64 bytes without control characters",
+            );
+        }
+        if !advertise.is_empty() && !is_address(advertise) {
+            return range(
+                "router.advertise",
+                format!("{advertise:?}"),
+                "HOST:PORT as gateways reach it, or empty",
+            );
+        }
+        if self.registry.redis().is_some() && advertise.is_empty() && link_listen.ip().is_unspecified() {
+            return range(
+                "router.advertise",
+                "\"\"".to_owned(),
+                "HOST:PORT as gateways reach it (router.link_listen is a wildcard, which nobody can connect to)",
             );
         }
         if !(1..=64).contains(partitions) {
@@ -569,11 +637,6 @@ impl RouterConfig {
             (true, true) | (false, false) => Ok(()),
         }
     }
-}
-
-fn is_address(text: &str) -> bool {
-    text.rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 fn set(table: &mut toml::Table, section: &str, key: &str, value: &str) {
@@ -685,6 +748,35 @@ mod tests {
         );
         let text = load("[store]\ncluster = \"mine\"\n", &[]).unwrap_err();
         assert!(text.contains("store.cluster") && text.contains("16"), "{text}");
+    }
+
+    #[test]
+    fn an_address_that_nobody_can_connect_to_is_refused_where_others_hear_it() {
+        let redis = "[registry]\nurl = \"redis://127.0.0.1\"\n";
+        let router = |keys: &str| load(&format!("[router]\n{keys}\n{redis}"), &[]);
+        let wildcard = "link_listen = \"0.0.0.0:7090\"";
+        let text = router(wildcard).unwrap_err();
+        assert!(
+            text.contains("router.advertise") && text.contains("wildcard"),
+            "{text}"
+        );
+        for wrong in ["router-1", "router-1:", ":7090", "router 1:7090", "router-1:0"] {
+            let text = router(&format!("advertise = \"{wrong}\"")).unwrap_err();
+            assert!(text.contains(wrong) && text.contains("HOST:PORT"), "{text}");
+        }
+        let bound: SocketAddr = "0.0.0.0:7090".parse().unwrap();
+        let config = router(&format!("{wildcard}\nadvertise = \"router-1:7091\"")).unwrap();
+        assert_eq!(config.router.link_address(bound), "router-1:7091");
+        assert_eq!(config.router.http_address(bound), "router-1:7090");
+        let config = load(&format!("[router]\n{wildcard}\n"), &[]).unwrap();
+        assert_eq!(
+            config.router.link_address(bound),
+            "",
+            "a lone router's gateways know"
+        );
+        let bound: SocketAddr = "127.0.0.1:7080".parse().unwrap();
+        assert_eq!(config.router.link_address(bound), "127.0.0.1:7080");
+        assert_eq!(config.router.http_address(bound), "127.0.0.1:7080");
     }
 
     #[test]

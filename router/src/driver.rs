@@ -6,6 +6,7 @@
 //! [`QUEUE`] batches; who feeds it waits while it is full, so a link that sends too fast is not read for a while.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,11 +23,13 @@ use crate::adopt::{self, Left};
 use crate::bus::{Bus as _, BusError};
 use crate::hub::Outgoing;
 use crate::lease::give_up;
+use crate::membership::JoinError;
 use crate::metrics::Stage;
 use crate::registry::Registry as _;
 use crate::requests::core_route;
 use crate::shared::{Shared, StopReason};
-use crate::store::{MessageStore as _, StoreError};
+use crate::start::StartError;
+use crate::store::MessageStore as _;
 
 /// Batches of inputs that wait.
 pub(crate) const QUEUE: usize = 1024;
@@ -71,6 +74,21 @@ pub(crate) struct Driver {
     locate_from: Duration,
     /// The boots that went last, the newest at the end.
     gone: VecDeque<u64>,
+    untaken: Untaken,
+}
+
+/// Records that were handed to the bus since a version of the router list was drained: each holds `guard` until the bus
+/// took it, and then `all_taken` ends.
+struct Untaken {
+    guard: mpsc::Sender<Infallible>,
+    all_taken: mpsc::Receiver<Infallible>,
+}
+
+impl Untaken {
+    fn new() -> Self {
+        let (guard, all_taken) = mpsc::channel(1);
+        Self { guard, all_taken }
+    }
 }
 
 impl Driver {
@@ -88,18 +106,23 @@ impl Driver {
             sampled: HashMap::new(),
             locate_from: Duration::ZERO,
             gone: VecDeque::new(),
+            untaken: Untaken::new(),
         }
     }
 
-    /// Publishes again what earlier lives, and routers that are not in `live`, left in the outbox. Before anything else.
+    /// Publishes again what earlier lives, and routers that are dead, left in the outbox. Before anything else. Says how
+    /// many rows there were, and who had written any.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]: the router cannot keep its promise on this store; do not start.
-    pub(crate) async fn recover(&mut self, live: &[u64]) -> Result<u64, StoreError> {
+    /// [`StartError`]: the router cannot keep its promise on this store, or nobody knows who lives; do not start.
+    pub(crate) async fn recover(&mut self) -> Result<(u64, Vec<u64>), StartError> {
         let store = Arc::clone(&self.shared.store);
+        // In this order: who comes between the two has left nothing that was read.
         let mut dead = store.writers().await?;
-        dead.retain(|writer| !live.contains(writer));
+        let living = Box::pin(self.shared.registry.routers()).await;
+        let living = living.map_err(JoinError::Registry)?.routers;
+        dead.retain(|writer| living.iter().all(|router| router.boot.0 != *writer));
         let (mut after, mut count) = (0, 0);
         while !dead.is_empty() {
             let rows = store.outbox(dead.clone(), after).await?;
@@ -115,7 +138,7 @@ impl Driver {
             self.locate_from = self.shared.clock.now().mono + RECLAIM;
         }
         self.carry_out();
-        Ok(count)
+        Ok((count, dead))
     }
 
     /// All of a row is in the core before the first of it can be published and clear the row.
@@ -249,6 +272,7 @@ impl Driver {
         self.shared
             .metrics
             .set_core(*self.core.metrics(), self.core.in_flight());
+        self.shared.cluster.count_rows(self.core.rows_held());
     }
 
     fn output(&mut self, output: Output) {
@@ -302,7 +326,24 @@ impl Driver {
                 }
                 self.publish(BootId(boot), partition, number, record);
             }
+            Output::Drained(version) => self.drained(version),
+            Output::LookAtRouters => self.shared.cluster.look(),
         }
+    }
+
+    /// Says that a version is drained when the bus has taken all that was published before.
+    fn drained(&mut self, version: u64) {
+        let later = Untaken::new();
+        // A later version is not drained before this one.
+        let later_waits = later.guard.clone();
+        let Untaken { guard, mut all_taken } = std::mem::replace(&mut self.untaken, later);
+        drop(guard);
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            let _ = all_taken.recv().await;
+            shared.cluster.drained(version);
+            drop(later_waits);
+        });
     }
 
     fn persist(&mut self, batch: Batch) {
@@ -340,7 +381,9 @@ impl Driver {
 
     fn publish(&mut self, boot: BootId, partition: u16, number: u64, record: Arc<[u8]>) {
         let shared = Arc::clone(&self.shared);
+        let untaken = self.untaken.guard.clone();
         self.start(async move {
+            let _untaken = untaken;
             let error = loop {
                 let published = shared.bus.publish(boot, partition, number, Arc::clone(&record));
                 match published.await {

@@ -2,15 +2,19 @@
 //!
 //! Owns the list of links by (gateway boot, shard) and, for each, the count of bytes that wait to be written. A link
 //! whose gateway does not read is closed at [`LINK_QUEUE_BYTES_MAX`]: the gateway connects again, and what it missed is
-//! pulled or sent again by number. So one slow gateway costs the others nothing.
+//! pulled or sent again by number. So one slow gateway costs the others nothing. Kicks for shards without a link wait
+//! for one (`kicks.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use corelane_protocol::id::ConnId;
 use corelane_protocol::link::record::{RECORD_HEADER_BYTES, RecordKind};
 use tokio::sync::{Notify, mpsc};
+
+use crate::kicks::Kicks;
 
 /// Most bytes that wait for one link.
 pub(crate) const LINK_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -108,20 +112,27 @@ impl LinkHandle {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Superseded;
 
-/// All links that are up.
+/// Links by boot and shard.
+type Links = BTreeMap<(u64, u16), LinkHandle>;
+
+/// All links that are up, and kicks for shards that have none.
 #[derive(Debug, Default)]
 pub(crate) struct Hub {
-    links: Mutex<BTreeMap<(u64, u16), LinkHandle>>,
+    links: Mutex<Links>,
+    /// Locked while `links` is: a kick is either sent to a link or there when the link comes.
+    kicks: Mutex<Kicks>,
 }
 
 impl Hub {
-    /// Adds a link; an older one of the same shard is closed and given back.
+    /// Adds a link, which gets the kicks that are kept for its shard; an older one of the same shard is closed and given
+    /// back.
     ///
     /// # Errors
     ///
     /// [`Superseded`]: end the link.
     pub(crate) fn add(
         &self,
+        now: Duration,
         boot: u64,
         shard: u16,
         link: LinkHandle,
@@ -132,6 +143,10 @@ impl Hub {
             .is_some_and(|present| present.id > link.id)
         {
             return Err(Superseded);
+        }
+        let kicks = self.kicks().sent_again(now, (boot, shard));
+        if !kicks.is_empty() {
+            link.send(kicks);
         }
         let older = links.insert((boot, shard), link);
         if let Some(older) = &older {
@@ -146,7 +161,7 @@ impl Hub {
         if links.get(&(boot, shard)).is_some_and(|link| link.id == id) {
             links.remove(&(boot, shard));
         }
-        !Self::has_links(&links, boot)
+        Self::of_gateway(&links, boot).next().is_none()
     }
 
     /// The link to a shard.
@@ -154,20 +169,38 @@ impl Hub {
         self.lock().get(&(boot, shard)).cloned()
     }
 
-    /// Sends a record to the shard that owns `conn`, if it has a link.
-    pub(crate) fn send(&self, boot: u64, record: Outgoing) {
-        if let Some(link) = self.link(boot, ConnId(record.conn).shard()) {
-            link.send(vec![record]);
+    /// Sends a kick to the shard that owns its connection, or keeps it until the shard has a link.
+    pub(crate) fn kick(&self, now: Duration, boot: u64, kick: Outgoing) {
+        let shard = (boot, ConnId(kick.conn).shard());
+        let links = self.lock();
+        let link = links.get(&shard);
+        if let Some(link) = link {
+            link.send(vec![kick.clone()]);
         }
+        self.kicks().keep(now, shard, kick, link.is_some());
+    }
+
+    /// A gateway's boot is gone: nobody is to be told anything there.
+    pub(crate) fn forget_kicks(&self, boot: u64) {
+        self.kicks().forget(boot);
+    }
+
+    /// Kicks that wait for a link, and those that were dropped because too many did.
+    pub(crate) fn kick_counts(&self) -> (usize, u64) {
+        let kicks = self.kicks();
+        (kicks.waiting(), kicks.dropped())
     }
 
     /// Sends a record to every shard of a gateway that has a link.
     pub(crate) fn send_all(&self, boot: u64, record: &Outgoing) {
-        for link in self
-            .lock()
-            .range((boot, 0)..=(boot, u16::MAX))
-            .map(|(_, link)| link)
-        {
+        for link in Self::of_gateway(&self.lock(), boot) {
+            link.send(vec![record.clone()]);
+        }
+    }
+
+    /// Sends a record over every link.
+    pub(crate) fn broadcast(&self, record: &Outgoing) {
+        for link in self.lock().values() {
             link.send(vec![record.clone()]);
         }
     }
@@ -184,18 +217,24 @@ impl Hub {
         }
     }
 
-    fn has_links(links: &BTreeMap<(u64, u16), LinkHandle>, boot: u64) -> bool {
-        links.range((boot, 0)..=(boot, u16::MAX)).next().is_some()
+    fn of_gateway(links: &Links, boot: u64) -> impl Iterator<Item = &LinkHandle> {
+        links.range((boot, 0)..=(boot, u16::MAX)).map(|(_, link)| link)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(u64, u16), LinkHandle>> {
+    fn lock(&self) -> MutexGuard<'_, Links> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kicks(&self) -> MutexGuard<'_, Kicks> {
+        self.kicks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: Duration = Duration::from_secs(1);
 
     fn record(bytes: usize) -> Outgoing {
         Outgoing::frame(ConnId::new(3, 1, 1).0, 7, 0, vec![0; bytes])
@@ -206,15 +245,15 @@ mod tests {
         let hub = Hub::default();
         let (older, mut older_box) = LinkHandle::new(1);
         let (newer, mut newer_box) = LinkHandle::new(2);
-        assert!(hub.add(9, 3, older.clone()).unwrap().is_none());
-        let replaced = hub.add(9, 3, newer).unwrap();
+        assert!(hub.add(NOW, 9, 3, older.clone()).unwrap().is_none());
+        let replaced = hub.add(NOW, 9, 3, newer).unwrap();
         assert_eq!(replaced.map(|older| older.id), Some(1));
         assert_eq!(
-            hub.add(9, 3, older).err(),
+            hub.add(NOW, 9, 3, older).err(),
             Some(Superseded),
             "what comes late does not take its place back"
         );
-        hub.send(9, record(10));
+        hub.send_all(9, &record(10));
         assert!(older_box.records.try_recv().is_err());
         assert_eq!(newer_box.records.try_recv().unwrap(), [record(10)]);
         assert!(
@@ -222,6 +261,26 @@ mod tests {
             "the end of the older one does not remove the newer one"
         );
         assert!(hub.remove(9, 3, 2));
+    }
+
+    #[test]
+    fn a_kick_reaches_the_shard_by_the_link_that_it_has_or_will_have() {
+        let hub = Hub::default();
+        let (other, mut other_box) = LinkHandle::new(1);
+        hub.add(NOW, 9, 4, other).unwrap();
+        hub.kick(NOW, 9, record(1));
+        assert_eq!(hub.kick_counts(), (1, 0));
+        assert!(other_box.records.try_recv().is_err(), "another shard's");
+        let (link, mut mailbox) = LinkHandle::new(2);
+        hub.add(NOW, 9, 3, link).unwrap();
+        assert_eq!(mailbox.records.try_recv().unwrap(), [record(1)]);
+        assert_eq!(hub.kick_counts(), (0, 0));
+        hub.kick(NOW, 9, record(2));
+        assert_eq!(mailbox.records.try_recv().unwrap(), [record(2)]);
+        hub.remove(9, 3, 2);
+        hub.kick(NOW, 9, record(3));
+        hub.forget_kicks(9);
+        assert_eq!(hub.kick_counts(), (0, 0));
     }
 
     #[tokio::test]

@@ -115,14 +115,16 @@ pub(crate) fn renewed(alive: bool, reference: u32) -> Outgoing {
     }
 }
 
-/// Forgets a gateway that left or is dead: its routes, its topic, and what was waited for there. False: the registry
-/// could not be told.
+/// Forgets a gateway that left or is dead: its routes, its topic, and what was waited for there. Every router does this
+/// for every boot, in any order: routes that are dropped and a topic that is deleted already are as they should be. False:
+/// the registry could not be told.
 async fn gateway_gone(shared: &Shared, boot: BootId) -> bool {
     let left = shared.registry.leave(boot).await;
     if let Err(error) = &left {
         tracing::warn!(%error, "a gateway's routes could not be dropped");
     }
     shared.bus.gateway_gone(boot).await;
+    shared.hub.forget_kicks(boot.0);
     shared.input(Input::GatewayGone(boot.0)).await;
     left.is_ok()
 }

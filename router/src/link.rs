@@ -2,7 +2,8 @@
 //!
 //! Owns the socket and the [`LinkCodec`]. What comes in is taken apart here, so that the driver gets whole requests; what
 //! goes out waits in a queue with a bound (`hub.rs`) until the gateway's credit and the socket take it. Everything that
-//! is ready leaves in one write. A gateway that neither reads nor grants credit costs only its own queue.
+//! is ready leaves in one write. A gateway that neither reads nor grants credit costs only its own queue. What waits when
+//! the router stops has [`LAST_WORDS`] to leave: answers to what was stored, and where the other routers are.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,6 +18,7 @@ use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 use crate::bus::BusError;
 use crate::driver::Event;
@@ -34,7 +36,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes read from the socket at a time.
 const READ_BYTES: usize = 256 * 1024;
 /// Most links that are being proved or are up at a time.
-const LINKS_MAX: usize = 4096;
+const LINKS_MAX: u32 = 4096;
+/// How long a link may take to write what waits when the router stops.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Why a link ended.
 #[derive(Debug, Error)]
@@ -55,15 +59,23 @@ enum EndOfLink {
     Stopping,
 }
 
-/// Accepts links until the router stops.
+/// Accepts links until the router stops, then waits until those that are up have ended.
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    let permits = Arc::new(tokio::sync::Semaphore::new(LINKS_MAX));
+    let permits = Arc::new(Semaphore::new(LINKS_MAX as usize));
+    tokio::select! {
+        () = accept(&listener, &permits, &shared) => {}
+        () = shared.stop.cancelled() => {}
+    }
+    drop(listener);
+    // Each link holds one until it ends.
+    let _ = permits.acquire_many(LINKS_MAX).await;
+}
+
+/// Accepts for ever.
+async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>, shared: &Arc<Shared>) {
     let mut next_id = 1;
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shared.stop.cancelled() => return,
-        };
+        let accepted = listener.accept().await;
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -72,11 +84,11 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(permits).try_acquire_owned() else {
             tracing::warn!(%peer, limit = LINKS_MAX, "too many links: one was refused");
             continue;
         };
-        let (id, shared) = (next_id, Arc::clone(&shared));
+        let (id, shared) = (next_id, Arc::clone(shared));
         next_id += 1;
         tokio::spawn(async move {
             // Once per link: what the ports' adapters keep across an await is large.
@@ -123,11 +135,11 @@ struct Up {
 
 impl<'a> Link<'a> {
     async fn run(stream: TcpStream, id: u64, shared: &'a Arc<Shared>) -> EndOfLink {
-        let (nonce, (reader, writer)) = match Shared::nonce().and_then(|nonce| Ok((nonce, prepare(stream)?)))
-        {
-            Ok(ready) => ready,
-            Err(error) => return EndOfLink::Socket(error),
-        };
+        let (nonce, (reader, mut writer)) =
+            match Shared::nonce().and_then(|nonce| Ok((nonce, prepare(stream)?))) {
+                Ok(ready) => ready,
+                Err(error) => return EndOfLink::Socket(error),
+            };
         let (handle, mut mailbox) = LinkHandle::new(id);
         let (info, secret) = (shared.peer_info(), shared.link_secret.clone());
         let told_incarnation = info.registry_incarnation;
@@ -143,10 +155,15 @@ impl<'a> Link<'a> {
             written: 0,
             up: None,
         };
-        let end = match link.carry(reader, writer, &mut mailbox).await {
+        let end = match link.carry(reader, &mut writer, &mut mailbox).await {
             Ok(()) => EndOfLink::Closed,
             Err(end) => end,
         };
+        if matches!(end, EndOfLink::Stopping) {
+            let said = link.say_the_rest(&mut writer, &mut mailbox);
+            // Whoever does not read in that time learns it from the other routers.
+            let _ = tokio::time::timeout(LAST_WORDS, said).await;
+        }
         if let Some(Up { peer, sessions, .. }) = link.up.take() {
             let PeerInfo {
                 boot, shard: number, ..
@@ -169,7 +186,7 @@ impl<'a> Link<'a> {
     async fn carry(
         &mut self,
         mut reader: OwnedReadHalf,
-        mut writer: OwnedWriteHalf,
+        writer: &mut OwnedWriteHalf,
         mailbox: &mut LinkMailbox,
     ) -> Result<(), EndOfLink> {
         let mut input = Vec::with_capacity(READ_BYTES);
@@ -202,6 +219,24 @@ impl<'a> Link<'a> {
                 () = self.shared.stop.cancelled() => return Err(EndOfLink::Stopping),
             }
         }
+    }
+
+    /// Writes what waits, as far as the gateway's credit goes.
+    async fn say_the_rest(
+        &mut self,
+        writer: &mut OwnedWriteHalf,
+        mailbox: &mut LinkMailbox,
+    ) -> io::Result<()> {
+        self.queue(Vec::new(), mailbox);
+        // What is half written, and then the rest.
+        for _ in 0..2 {
+            self.fill_output(mailbox);
+            let unwritten = self.output.get(self.written..).unwrap_or_default();
+            writer.write_all(unwritten).await?;
+            self.output.clear();
+            self.written = 0;
+        }
+        writer.shutdown().await
     }
 
     /// Takes what else waits, so that all of it leaves in one write.
@@ -276,11 +311,14 @@ impl<'a> Link<'a> {
             // Its boot was declared dead: it must take a new one before it claims anything.
             self.handle.send(vec![renewed(false, 0)]);
         }
+        let now = self.shared.clock.now().mono;
         let older = self
             .shared
             .hub
-            .add(boot.0, shard, self.handle.clone())
+            .add(now, boot.0, shard, self.handle.clone())
             .map_err(|Superseded| EndOfLink::Asked)?;
+        // It is among the links now: of a newer list it is told as all of them are.
+        self.handle.send(vec![self.shared.cluster.list_record()]);
         let common = || Arc::clone(self.shared);
         self.up = Some(Up {
             requests: Requests::start(boot.0, common(), self.handle.clone()),

@@ -76,8 +76,12 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
             Ok(())
         }
         Some(Verb::Config(ConfigVerb::Check { file })) => {
-            load(Some(&file))?;
-            writeln!(std::io::stdout(), "{}: in order", file.display())?;
+            let config = load(Some(&file))?;
+            let mut out = std::io::stdout();
+            writeln!(out, "{}: in order", file.display())?;
+            if let Some(reason) = config.alone() {
+                writeln!(out, "this router must be the only one: {reason}")?;
+            }
             Ok(())
         }
         Some(Verb::Epoch(EpochVerb::Bump)) => {

@@ -161,6 +161,7 @@ pub(crate) fn render(shared: &Shared, into: &mut String) {
     let (core, in_flight) = shared.metrics.core();
     render_stages(shared, &core, into);
     render_counters(shared, &core, into);
+    render_cluster(shared, into);
     let gauges = [
         (
             "corelane_router_in_flight",
@@ -179,6 +180,55 @@ pub(crate) fn render(shared: &Shared, into: &mut String) {
     }
     if let Some(bus) = shared.bus.kafka() {
         bus.figures().render("corelane_router", into);
+    }
+}
+
+fn render_cluster(shared: &Shared, into: &mut String) {
+    let list = shared.cluster.list();
+    let (lanes, held) = shared.cluster.lanes();
+    let (kicks, dropped) = shared.hub.kick_counts();
+    let routers = list.routers.len() as u64;
+    let (lanes, held, kicks) = (lanes as u64, held as u64, kicks as u64);
+    for (name, kind, help, value) in [
+        (
+            "corelane_router_list_routers",
+            "gauge",
+            "Routers in the list.",
+            routers,
+        ),
+        (
+            "corelane_router_list_version",
+            "gauge",
+            "Version of the router list.",
+            list.version,
+        ),
+        (
+            "corelane_router_lanes",
+            "gauge",
+            "Lanes that this router serves or is to serve.",
+            lanes,
+        ),
+        (
+            "corelane_router_lanes_held",
+            "gauge",
+            "Those of them that other routers have not drained.",
+            held,
+        ),
+        (
+            "corelane_router_kicks_kept",
+            "gauge",
+            "Kicks that wait for a link to their shard.",
+            kicks,
+        ),
+        (
+            "corelane_router_kicks_dropped_total",
+            "counter",
+            "Kicks that were given up because too many waited.",
+            dropped,
+        ),
+    ] {
+        describe(into, name, kind, help);
+        let _ = writeln!(into, "{name} {value}");
     }
 }
 

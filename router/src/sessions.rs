@@ -6,7 +6,8 @@
 //!
 //! A session that ended while there was no link could not give its route up. So every new link begins with the claims of
 //! all sessions of its shard, and ends them with `ClaimsDone`: until then the task gathers what was claimed (two words
-//! per session), and then drops every other route of the shard.
+//! per session), and then drops every other route of the shard. A shard claims at one router only; its links to others
+//! never say that all claims are made, and neither their course nor the end of any link drops a route.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -205,7 +206,7 @@ impl Task {
     }
 }
 
-/// Tells the gateway of a route to close it.
+/// Tells the gateway of a route to close it, at once or when its shard has a link to this router.
 pub(crate) fn kick_route(shared: &Shared, route: &Route, code: u16) {
     let body = frame::archive(&Kick {
         code,
@@ -219,5 +220,6 @@ pub(crate) fn kick_route(shared: &Shared, route: &Route, code: u16) {
         reference: 0,
         body,
     };
-    shared.hub.send(route.boot.0, kick);
+    let now = shared.clock.now().mono;
+    shared.hub.kick(now, route.boot.0, kick);
 }

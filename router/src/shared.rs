@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::bus::any::AnyBus;
 use crate::clock::Clock;
+use crate::cluster::Cluster;
 use crate::driver::Event;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<AnyRegistry>,
     pub(crate) bus: Arc<AnyBus>,
     pub(crate) hub: Hub,
+    pub(crate) cluster: Cluster,
     pub(crate) gone: Mutex<Gone>,
     pub(crate) metrics: Metrics,
     pub(crate) driver: mpsc::Sender<Event>,
@@ -53,7 +55,7 @@ impl Shared {
             epoch: info.epoch,
             lanes: info.lanes,
             partitions: self.partitions,
-            router_list_version: 1,
+            router_list_version: self.cluster.list().version,
             registry_incarnation: self.registry.incarnation(),
             features: if self.bus.is_apart() {
                 feature::BUS_APART
@@ -116,10 +118,12 @@ impl Gone {
     }
 }
 
-/// The sign to stop, for all tasks. Why is kept for whoever asks.
+/// The sign to stop, for all tasks. Why is kept for whoever asks. Before it is given by wish, the router leaves the
+/// cluster in order.
 #[derive(Debug)]
 pub(crate) struct Stop {
     sender: watch::Sender<Option<StopReason>>,
+    wished: watch::Sender<bool>,
 }
 
 /// Why a router stops.
@@ -135,7 +139,20 @@ impl Stop {
     pub(crate) fn new() -> Self {
         Self {
             sender: watch::Sender::new(None),
+            wished: watch::Sender::new(false),
         }
+    }
+
+    /// Somebody wishes that the router stops.
+    pub(crate) fn wish(&self) {
+        self.wished.send_replace(true);
+    }
+
+    /// Ends when somebody does.
+    pub(crate) async fn is_wished(&self) {
+        let mut receiver = self.wished.subscribe();
+        // The sender lives in self: it cannot be gone.
+        let _ = receiver.wait_for(|wished| *wished).await;
     }
 
     /// Gives the sign. The first reason stays.

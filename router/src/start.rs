@@ -1,8 +1,9 @@
 //! Starting and stopping a router: files, sockets, threads, in this order, so that what is wrong is said before anything
 //! runs.
 //!
-//! Owns the threads. A stop lets the HTTP server finish what it answers, closes the links (gateways send again what was
-//! not answered) and waits until the store wrote what it was handed.
+//! Owns the threads. A stop that is wished begins with leaving the other routers in order (`membership.rs`). It lets the
+//! HTTP server finish what it answers, closes the links (gateways send again what was not answered) and waits until the
+//! store wrote what it was handed.
 
 use std::future::Future;
 use std::io;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use corelane_protocol::id::NodeId;
+use corelane_protocol::id::{BootId, NodeId};
 use corelane_protocol::link::codec::LinkSecret;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -21,16 +22,18 @@ use crate::bus::any::AnyBus;
 use crate::bus::kafka::{KafkaBus, KafkaError};
 use crate::bus::memory::MemoryBus;
 use crate::clock::Clock;
+use crate::cluster::Cluster;
 use crate::config::{ConfigError, Durability, RouterConfig, StoreSection};
 use crate::driver::{Driver, QUEUE};
 use crate::http::{self, HttpLimits};
 use crate::hub::Hub;
 use crate::keys::{self, KeyError};
+use crate::membership::{self, JoinError, LEAVE_GRACE, Member};
 use crate::metrics::Metrics;
-use crate::registry::Registry as _;
 use crate::registry::any::AnyRegistry;
 use crate::registry::memory::MemoryRegistry;
 use crate::registry::redis::{RedisError, RedisRegistry};
+use crate::registry::{Registry as _, RouterEntry};
 use crate::shared::{Shared, Stop, StopReason};
 use crate::store::any::AnyStore;
 use crate::store::{MessageStore as _, StoreError, StoreInfo};
@@ -58,6 +61,9 @@ pub enum StartError {
     /// The bus cannot be used.
     #[error(transparent)]
     Bus(#[from] KafkaError),
+    /// It cannot be one of the registry's routers.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// An address cannot be listened on.
     #[error("{key} = {address}: cannot be listened on: {source}{}", hint(source))]
     Listen {
@@ -160,7 +166,7 @@ impl RouterHandle {
     }
 
     fn end(&mut self) {
-        self.stop.give(StopReason::Asked);
+        self.stop.wish();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -220,6 +226,7 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
         registry: Arc::new(registry),
         bus: Arc::new(bus),
         hub: Hub::default(),
+        cluster: Cluster::new(BootId(boot)),
         gone: std::sync::Mutex::default(),
         metrics: Metrics::default(),
         driver: events,
@@ -233,8 +240,18 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
         more_metrics: options.more_metrics,
     };
     let mut driver = Driver::new(Arc::clone(&shared), receiver);
-    // The bus in memory allows one router: whoever else has left something is dead.
-    let left = runtime.block_on(driver.recover(&[]))?;
+    let (left, mut dead) = runtime.block_on(driver.recover())?;
+    if config.alone().is_some() {
+        // All rows of its own store bear the same name, its own.
+        dead.clear();
+    }
+    let entry = RouterEntry {
+        node: shared.node.clone(),
+        boot: BootId(boot),
+        address: config.router.link_address(link_address),
+        http: config.router.http_address(http_address),
+    };
+    let member = runtime.block_on(membership::join(&shared, entry, config.alone()))?;
     tracing::info!(
         node = config.router.node,
         boot = format!("{boot:016x}"),
@@ -250,7 +267,7 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
     let thread = thread::Builder::new()
         .name("router-main".to_owned())
         .spawn(move || {
-            runtime.block_on(serve(shared, api, driver, link_listener, http_listener, keep));
+            runtime.block_on(serve(shared, api, driver, member, (link_listener, http_listener), (keep, dead)));
             runtime.shutdown_timeout(STOP_GRACE);
         })
         .map_err(|source| StartError::System {
@@ -287,7 +304,10 @@ fn threads(configured: usize) -> Result<tokio::runtime::Runtime, StartError> {
 async fn registry(config: &RouterConfig, clock: Clock) -> Result<AnyRegistry, StartError> {
     let now = move || clock.now().mono;
     Ok(match config.registry.redis() {
-        None => AnyRegistry::Memory(MemoryRegistry::new(random()? | 1, now)),
+        None => {
+            let registry = MemoryRegistry::new(random()? | 1, now);
+            AnyRegistry::Memory(registry.with_versions_above(clock.now().wall_ms))
+        }
         Some(redis) => AnyRegistry::Redis(RedisRegistry::connect(&redis, now).await?),
     })
 }
@@ -327,9 +347,9 @@ async fn serve(
     shared: Arc<Shared>,
     api: ApiState,
     driver: Driver,
-    link_listener: TcpListener,
-    http_listener: TcpListener,
-    keep_topics: Duration,
+    member: Member,
+    (link_listener, http_listener): (TcpListener, TcpListener),
+    (keep_topics, dead): (Duration, Vec<u64>),
 ) {
     let listeners = tokio::net::TcpListener::from_std(link_listener)
         .and_then(|link| Ok((link, tokio::net::TcpListener::from_std(http_listener)?)));
@@ -347,7 +367,13 @@ async fn serve(
     tokio::spawn(tell_of_incarnations(Arc::clone(&shared)));
     tokio::spawn(sweep::sweep(Arc::clone(&shared), keep_topics));
     tokio::spawn(adopt::strays(Arc::clone(&shared)));
-    tokio::spawn(link::serve(link_listener, Arc::clone(&shared)));
+    if !dead.is_empty() {
+        tokio::spawn(adopt::adopt(Arc::clone(&shared), dead));
+    }
+    // Nothing arrives before the core knows its lanes.
+    member.tell_core().await;
+    let membership = tokio::spawn(membership::run(member));
+    let links = tokio::spawn(link::serve(link_listener, Arc::clone(&shared)));
     let stop = Arc::clone(&shared.stop);
     let http = tokio::spawn(async move {
         let stopped = async { stop.cancelled().await };
@@ -364,9 +390,12 @@ async fn serve(
         }
     };
     tokio::spawn(watch);
-    watch_store(&shared).await;
-    shared.hub.close_all();
-    let _ = tokio::time::timeout(STOP_GRACE, http).await;
+    until_stop(&shared).await;
+    if tokio::time::timeout(LEAVE_GRACE, membership).await.is_err() {
+        tracing::warn!("the list of routers was not left in {LEAVE_GRACE:?}: others take this one out");
+    }
+    shared.stop.give(StopReason::Asked);
+    let _ = tokio::time::timeout(STOP_GRACE, async { tokio::join!(links, http) }).await;
     tracing::info!("router stops");
 }
 
@@ -384,9 +413,10 @@ async fn tell_of_incarnations(shared: Arc<Shared>) {
     }
 }
 
-/// Ends with the sign to stop, which it gives itself when the store failed for good.
-async fn watch_store(shared: &Shared) {
+/// Ends with the wish or the sign to stop. When the store failed for good it gives the sign itself.
+async fn until_stop(shared: &Shared) {
     tokio::select! {
+        () = shared.stop.is_wished() => {}
         () = shared.stop.cancelled() => {}
         reason = shared.store.failed() => {
             tracing::error!(reason, "the store failed for good");

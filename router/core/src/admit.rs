@@ -15,7 +15,7 @@ use corelane_protocol::limits::COMMIT_BYTES_MAX;
 
 use crate::append::Batch;
 use crate::core::RouterCore;
-use crate::event::{Origin, Output, Submission};
+use crate::event::{LaneRole, Origin, Output, Submission};
 use crate::planted::Bug;
 
 /// Most messages that wait in one lane.
@@ -134,7 +134,12 @@ impl RouterCore {
         }
         let lane = hash::lane_of(submission.append.app, &conv, self.lane_count);
         let bytes = bytes_of(&submission);
+        let is_foreign = self.served.role(lane) == LaneRole::Foreign;
         let state = self.lanes.entry(lane).or_default();
+        if is_foreign && state.is_draining {
+            let text = "another router serves this conversation from here on; send again";
+            return self.refuse_retryably(origin, &conv, ErrorCode::Retry, text, outputs);
+        }
         let full = state.queue.len() >= LANE_MESSAGES_MAX
             || state.queue.bytes + bytes > LANE_BYTES_MAX
             || self.queued_bytes + bytes > QUEUED_BYTES_MAX;
@@ -151,12 +156,18 @@ impl RouterCore {
         state.queue.bytes += bytes;
         self.queued_bytes += bytes;
         state.queue.waiting.push_back(submission);
+        if is_foreign || !self.served.are_believed(self.now.mono) {
+            self.look_at_routers(outputs);
+        }
         self.start_commit(lane, outputs);
     }
 
     /// Hands what waits in a lane to the store, unless a batch of the lane is there already: at most 1 MiB.
     pub(crate) fn start_commit(&mut self, lane: Lane, outputs: &mut Vec<Output>) {
-        let now_ms = u64::try_from(self.now.mono.as_millis()).unwrap_or(u64::MAX);
+        if !self.may_commit(lane) {
+            return;
+        }
+        let now_ms = self.now_ms();
         let Some(state) = self.lanes.get_mut(&lane) else {
             return;
         };
@@ -196,6 +207,24 @@ impl RouterCore {
             outputs.push(Output::Persist(Batch { lane, appends }));
         }
         self.refuse_placed(lane, expired, outputs);
+    }
+
+    /// Takes what waits in a lane off its front, as long as it is `wanted`.
+    pub(crate) fn take_waiting(
+        &mut self,
+        lane: Lane,
+        wanted: impl Fn(&Submission) -> bool,
+    ) -> Vec<Submission> {
+        let Some(state) = self.lanes.get_mut(&lane) else {
+            return Vec::new();
+        };
+        let mut taken = Vec::new();
+        while let Some(submission) = state.queue.waiting.pop_front_if(|next| wanted(next)) {
+            state.queue.bytes -= bytes_of(&submission);
+            self.queued_bytes -= bytes_of(&submission);
+            taken.push(submission);
+        }
+        taken
     }
 
     /// Refuses messages that had their place in the lane, and with them those of the same gates that wait behind, so

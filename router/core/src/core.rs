@@ -1,8 +1,8 @@
 //! The router's rules: their state, and where each input goes.
 //!
 //! Owns, per lane, the messages that wait for a commit and the commits that wait to be published, in order; and per
-//! gateway boot and partition the numbers that are not reported consumed; and the members of groups as last read. All
-//! of it is bounded: see the files that are named for the stages.
+//! gateway boot and partition the numbers that are not reported consumed; the members of groups as last read; and which
+//! lanes are served here. All of it is bounded: see the files that are named for the stages, and `lanes.rs`.
 
 use std::collections::HashMap;
 
@@ -12,6 +12,7 @@ use corelane_protocol::time::Now;
 use crate::admit::{Gates, LaneQueue};
 use crate::append::Member;
 use crate::event::{Input, Output};
+use crate::lanes::Lanes;
 use crate::outbox::Outbox;
 use crate::publish::Publication;
 
@@ -55,6 +56,16 @@ pub(crate) struct LaneState {
     /// Messages of the batch that is with the store.
     pub(crate) committing: Vec<crate::event::Submission>,
     pub(crate) publications: std::collections::VecDeque<Publication>,
+    /// Another router serves it now, and waits until what has its place here is published.
+    pub(crate) is_draining: bool,
+}
+
+impl LaneState {
+    /// Whether anything in it is still to be published here. What waits in a lane that was never served here is not.
+    pub(crate) fn has_work(&self) -> bool {
+        let is_finished = self.committing.is_empty() && self.publications.is_empty();
+        !is_finished || (self.is_draining && self.queue.len() > 0)
+    }
 }
 
 /// Members of a group as of a version, and who left shortly before it.
@@ -73,6 +84,7 @@ pub struct RouterCore {
     pub(crate) partitions: u16,
     pub(crate) lanes: HashMap<Lane, LaneState>,
     pub(crate) lane_count: u16,
+    pub(crate) served: Lanes,
     pub(crate) queued_bytes: usize,
     pub(crate) gates: Gates,
     pub(crate) outbox: Outbox,
@@ -86,7 +98,8 @@ pub struct RouterCore {
 }
 
 impl RouterCore {
-    /// Rules without any state. `boot` numbers the records of this life; `lane_count` and `epoch` are the store's.
+    /// Rules without any state. `boot` numbers the records of this life; `lane_count` and `epoch` are the store's. No
+    /// lane is served before the first [`Input::Lanes`].
     pub fn new(boot: u64, epoch: u64, lane_count: u16, partitions: u16) -> Self {
         Self {
             now: Now::default(),
@@ -95,6 +108,7 @@ impl RouterCore {
             partitions,
             lanes: HashMap::new(),
             lane_count,
+            served: Lanes::default(),
             queued_bytes: 0,
             gates: Gates::default(),
             outbox: Outbox::default(),
@@ -112,6 +126,7 @@ impl RouterCore {
     pub fn handle(&mut self, now: Now, input: Input, outputs: &mut Vec<Output>) {
         self.now = now;
         match input {
+            Input::Lanes(list) => self.lanes_listed(list, outputs),
             Input::Submit(submission) => self.submit(submission, outputs),
             Input::Committed(lane, outcome) => self.committed(lane, outcome, outputs),
             Input::Located(ticket, routes) => self.located(ticket, &routes, outputs),
@@ -131,6 +146,7 @@ impl RouterCore {
             Input::Recovered(recovered) => self.recovered(recovered, outputs),
             Input::Notice(notice) => self.notice(notice, outputs),
         }
+        self.say_drained(outputs);
         debug_assert_eq!(
             self.queued_bytes,
             self.lanes.values().map(|lane| lane.queue.bytes).sum::<usize>(),
@@ -149,6 +165,10 @@ impl RouterCore {
             .values()
             .map(|lane| lane.queue.len() + lane.committing.len())
             .sum()
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        u64::try_from(self.now.mono.as_millis()).unwrap_or(u64::MAX)
     }
 
     pub(crate) fn ticket(&mut self, lane: Lane) -> u64 {

@@ -5,6 +5,7 @@
 //! back as an input, so the order in which the outside world answers is all there is to vary.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use corelane_protocol::id::{AppId, ConvId, Lane, UserId};
 
@@ -65,9 +66,49 @@ pub struct Recovered {
     pub frames: Vec<(u64, Vec<u8>)>,
 }
 
+/// What this router has to do with a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneRole {
+    /// Another router serves it.
+    Foreign,
+    /// It is to be served here once those who served it before have published all they had: what arrives waits.
+    Held,
+    /// It is served here.
+    Served,
+}
+
+/// Which lanes are served here, as of a version of the router list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneList {
+    /// The list's version. Another one than before is answered with [`Output::Drained`].
+    pub version: u64,
+    /// What this router has to do with each lane, by the lane's number. One that is missing is foreign.
+    pub roles: Vec<LaneRole>,
+    /// Past this moment (on the clock of [`corelane_protocol::time::Now::mono`]) others may have taken the lanes over:
+    /// nothing is committed before the list was given again.
+    pub until: Duration,
+    /// This router is not in the list any more, and nobody waited for it: what waits in its lanes is not stored.
+    pub lapsed: bool,
+}
+
+impl LaneList {
+    /// All lanes, for a router that nobody is beside of.
+    pub fn alone(version: u64, lanes: u16) -> Self {
+        Self {
+            version,
+            roles: vec![LaneRole::Served; usize::from(lanes)],
+            until: Duration::MAX,
+            lapsed: false,
+        }
+    }
+}
+
 /// Something that happened outside.
 #[derive(Debug)]
 pub enum Input {
+    /// The router list was looked at. Comes before any message, whenever the list changed, and as the answer to
+    /// [`Output::LookAtRouters`]; while lanes are held it is repeated, so that what waits for too long is answered.
+    Lanes(LaneList),
     /// A message was sent.
     Submit(Submission),
     /// Answer to [`Output::Persist`].
@@ -130,4 +171,9 @@ pub enum Output {
     },
     /// These rows need not be kept.
     ClearOutbox(Vec<u64>),
+    /// No lane that the list of this version gives to other routers holds anything any more. Others may be told so once
+    /// the bus has taken all that was published before. Once per version; not for one that another one replaced.
+    Drained(u64),
+    /// Something waits for another look at the router list; come back with [`Input::Lanes`], changed or not.
+    LookAtRouters,
 }

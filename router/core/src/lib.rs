@@ -9,6 +9,7 @@ pub mod append;
 mod core;
 pub mod decide;
 pub mod event;
+mod lanes;
 mod notice;
 mod outbox;
 mod persist;

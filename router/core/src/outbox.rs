@@ -71,6 +71,11 @@ impl RouterCore {
         self.outbox.rows.contains_key(&row)
     }
 
+    /// Outbox rows of which something is still to be published, or to be reported consumed.
+    pub fn rows_held(&self) -> usize {
+        self.outbox.rows.len()
+    }
+
     pub(crate) fn consumed(
         &mut self,
         boot: u64,

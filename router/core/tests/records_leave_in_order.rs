@@ -18,7 +18,7 @@ use corelane_protocol::id::{AppId, ClientMsgId, ConvId, Lane, UserId};
 use corelane_protocol::time::Now;
 use corelane_router_core::RouterCore;
 use corelane_router_core::append::{Append, Appended, Batch, Committed, MemberChange};
-use corelane_router_core::event::{Input, Origin, Output, Route, Submission};
+use corelane_router_core::event::{Input, LaneList, Origin, Output, Route, Submission};
 
 const BOOTS: u64 = 3;
 const CONVERSATIONS: u64 = 12;
@@ -203,6 +203,8 @@ impl Ports {
 fn run(seed: u64) {
     let mut random = Random(seed);
     let mut core = RouterCore::new(77, 1, 8, 4);
+    let alone = Input::Lanes(LaneList::alone(1, 8));
+    core.handle(Now::default(), alone, &mut Vec::new());
     let mut ports = Ports::default();
     let (mut sent, mut step) = (0, 0);
     while sent < 400 || !ports.waiting.is_empty() {

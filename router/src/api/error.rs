@@ -9,7 +9,8 @@ use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::id::IdError;
 use serde_json::json;
 
-use crate::registry::RegistryError;
+use super::forward::Elsewhere;
+use crate::registry::{RegistryError, RouterEntry};
 use crate::requests::RequestError;
 use crate::store::StoreError;
 
@@ -19,6 +20,8 @@ pub(super) struct ApiError {
     status: StatusCode,
     code: &'static str,
     text: String,
+    /// Who can do it instead.
+    elsewhere: Option<Box<RouterEntry>>,
 }
 
 impl ApiError {
@@ -27,6 +30,16 @@ impl ApiError {
             status,
             code,
             text: text.into(),
+            elsewhere: None,
+        }
+    }
+
+    /// Another router serves the conversation.
+    pub(super) fn elsewhere(router: RouterEntry) -> Self {
+        let text = format!("router {} serves this conversation; try again", router.node);
+        Self {
+            elsewhere: Some(Box::new(router)),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Retry.name(), text)
         }
     }
 
@@ -47,11 +60,12 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (
-            self.status,
-            Json(json!({"error": {"code": self.code, "text": self.text}})),
-        )
-            .into_response()
+        let body = Json(json!({"error": {"code": self.code, "text": self.text}}));
+        let mut response = (self.status, body).into_response();
+        if let Some(router) = self.elsewhere {
+            response.extensions_mut().insert(Elsewhere(*router));
+        }
+        response
     }
 }
 

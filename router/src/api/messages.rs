@@ -7,6 +7,7 @@ use corelane_protocol::frame::body::{ArchivedErrorBody, ArchivedSendAck};
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::json::{self, JsonInput};
 use corelane_protocol::frame::{Frame, FrameKind, read};
+use corelane_protocol::hash::lane_of;
 use corelane_protocol::id::{AppId, ClientMsgId, ConvId, UserId};
 use corelane_protocol::limits::{PAGE_ITEMS_MAX, PAYLOAD_BYTES_MAX, SEQ_MAX};
 use corelane_router_core::append::{Append, MemberChange};
@@ -88,6 +89,10 @@ pub(super) fn new_id(shared: &Shared) -> Result<ClientMsgId, ApiError> {
 
 /// Stores a message and says where it went.
 pub(super) async fn store(shared: &Shared, append: Append) -> Result<Value, ApiError> {
+    let lane = lane_of(append.app, &append.conv, shared.store.info().lanes);
+    if let Some(router) = shared.cluster.elsewhere(lane) {
+        return Err(ApiError::elsewhere(router));
+    }
     let answer = shared
         .submit(append)
         .await

@@ -2,10 +2,12 @@
 //!
 //! Owns nothing but the route table. Everything under `/v1` needs the key of `admin.key` as bearer token, but for the
 //! demo's own paths, which exist in demo mode only and only on a loopback address. Errors are JSON:
-//! `{"error":{"code":"not_member","text":"..."}}`. Bodies are limited to `BODY_BYTES_MAX`.
+//! `{"error":{"code":"not_member","text":"..."}}`. Bodies are limited to `BODY_BYTES_MAX`. What another router of the
+//! cluster must store is handed on to it (`forward.rs`).
 
 mod demo;
 mod error;
+mod forward;
 mod groups;
 mod health;
 mod messages;
@@ -76,6 +78,10 @@ pub(crate) fn router(state: ApiState) -> Router {
             "/v1/users/{user}/sessions",
             get(users::sessions).delete(users::kick),
         )
+        .route_layer(middleware::from_fn_with_state(
+            Arc::clone(&state),
+            forward::to_its_router,
+        ))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&state), authorize));
     let mut router = Router::new()
         .route("/healthz", get(health::alive))

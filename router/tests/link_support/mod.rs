@@ -20,7 +20,9 @@ use corelane_protocol::frame::body::{
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{self, Frame, FrameKind, encode, encode_with, flag};
 use corelane_protocol::id::ConnId;
-use corelane_protocol::link::body::{ArchivedBusBatch, ArchivedClaimed, BusFetch, Claim, Consumed};
+use corelane_protocol::link::body::{
+    ArchivedBusBatch, ArchivedClaimed, ArchivedRouterList, BusFetch, Claim, Consumed,
+};
 use corelane_protocol::link::codec::{LinkCodec, LinkEvent, LinkRole, LinkSecret, PeerInfo};
 use corelane_protocol::link::record::{Record, RecordKind};
 use corelane_router::config::RouterConfig;
@@ -75,7 +77,11 @@ pub(crate) struct Gateway {
     codec: LinkCodec,
     pub(crate) boot: u64,
     arrived: VecDeque<Arrived>,
+    /// Every router list that came: its version, and node and address of each router.
+    pub(crate) lists: Vec<(u64, Vec<(String, String)>)>,
     pub(crate) partitions: u16,
+    /// Version of the router list, as the handshake said.
+    pub(crate) list_version: u64,
     owner_seq: u64,
 }
 
@@ -98,14 +104,18 @@ impl Gateway {
             codec,
             boot,
             arrived: VecDeque::new(),
+            lists: Vec::new(),
             partitions: 0,
+            list_version: 0,
             owner_seq: 0,
         };
         gateway.flush();
         gateway.until("the handshake", |gateway| {
             gateway.codec.peer().map(|peer| peer.partitions)
         });
-        gateway.partitions = gateway.codec.peer().unwrap().partitions;
+        let peer = gateway.codec.peer().unwrap();
+        gateway.list_version = peer.router_list_version;
+        gateway.partitions = peer.partitions;
         for partition in 0..gateway.partitions {
             gateway.fetch(partition, 0);
         }
@@ -171,10 +181,13 @@ impl Gateway {
             }
             Err(error) => panic!("link: {error}"),
         };
-        let arrived = &mut self.arrived;
+        let (arrived, lists) = (&mut self.arrived, &mut self.lists);
         self.codec
             .feed(&bytes[..count], &mut |event| {
                 if let LinkEvent::Record(record) = event {
+                    if record.known_kind() == Some(RecordKind::RouterList) {
+                        return lists.push(list_of(record.body));
+                    }
                     arrived.push_back(Arrived {
                         kind: record.known_kind().unwrap(),
                         conn: record.conn,
@@ -330,6 +343,15 @@ impl Gateway {
         }
         self.flush();
     }
+}
+
+fn list_of(body: &[u8]) -> (u64, Vec<(String, String)>) {
+    let list = frame::access::<ArchivedRouterList>(body).unwrap();
+    let routers = list.routers.iter().map(|router| {
+        let (node, address) = (router.node.as_str(), router.address.as_str());
+        (node.to_owned(), address.to_owned())
+    });
+    (list.version.to_native(), routers.collect())
 }
 
 /// What an answer to a send says.

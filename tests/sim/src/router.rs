@@ -18,7 +18,7 @@ use corelane_protocol::link::body::{
 use corelane_protocol::link::codec::{LinkCodec, LinkEvent, LinkRole, PeerInfo};
 use corelane_protocol::link::record::{Record, RecordKind};
 use corelane_router_core::append::{Append, Batch, Committed, MemberChange};
-use corelane_router_core::event::{Input, Origin, Output, Recovered, Route, Submission};
+use corelane_router_core::event::{Input, LaneList, Origin, Output, Recovered, Route, Submission};
 use corelane_router_core::{Notice, RouterCore};
 
 use crate::pause::LEASE_US;
@@ -130,6 +130,8 @@ impl World {
             };
             core.handle(self.clock(), Input::Recovered(recovered), &mut outputs);
         }
+        let alone = LaneList::alone(u64::from(self.life), LANES);
+        core.handle(self.clock(), Input::Lanes(alone), &mut outputs);
         self.core = Some(core);
         self.carry_out(outputs);
         self.after(0, Event::Reap(self.life));
@@ -659,6 +661,9 @@ impl World {
                     self.publish(boot, partition, number, record);
                 }
                 Output::ClearOutbox(rows) => self.clear(&rows),
+                // Nobody is beside it.
+                Output::Drained(_) => {}
+                Output::LookAtRouters => self.violation("a lone router looks for others".to_owned()),
             }
         }
     }

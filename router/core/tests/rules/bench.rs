@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use corelane_protocol::bus::{ArchivedBusRecord, ArchivedReceivers};
-use corelane_protocol::frame;
+use corelane_protocol::frame::body::{ArchivedErrorBody, ArchivedSendAck};
+use corelane_protocol::frame::error::ErrorCode;
+use corelane_protocol::frame::{self, Frame, FrameKind};
 use corelane_protocol::id::{AppId, ClientMsgId, ConvId, UserId};
 use corelane_protocol::time::Now;
 use corelane_router_core::RouterCore;
 use corelane_router_core::append::{Append, Appended, Batch, Committed, Member, MemberChange};
-use corelane_router_core::event::{Input, Origin, Output, Route, Submission};
+use corelane_router_core::event::{Input, LaneList, LaneRole, Origin, Output, Route, Submission};
 
 pub fn user(name: &str) -> UserId {
     UserId::new(name).unwrap()
@@ -55,10 +57,24 @@ pub struct Bench {
     /// Batches that wait for [`Bench::commit`].
     pub batches: Vec<Batch>,
     pub answers: Vec<(Origin, Vec<u8>)>,
+    /// Lookups wait for [`Bench::answer_lookups`].
+    pub lookups_held: bool,
+    lookups: Vec<Input>,
+    /// Versions of the router list that were said drained.
+    pub drained: Vec<u64>,
+    /// How often another look at the list was asked for.
+    pub looks: usize,
 }
 
 impl Bench {
+    /// A router that is alone, by a list of version 1.
     pub fn new() -> Self {
+        let mut bench = Self::without_list();
+        bench.list(1, LaneRole::Served);
+        bench
+    }
+
+    pub fn without_list() -> Self {
         Self {
             core: RouterCore::new(77, 1, 1, 1),
             step: 0,
@@ -71,6 +87,63 @@ impl Bench {
             groups: BTreeMap::new(),
             batches: Vec::new(),
             answers: Vec::new(),
+            lookups_held: false,
+            lookups: Vec::new(),
+            drained: Vec::new(),
+            looks: 0,
+        }
+    }
+
+    /// A list with this role for the one lane.
+    pub fn list(&mut self, version: u64, role: LaneRole) {
+        self.input(Input::Lanes(LaneList {
+            roles: vec![role],
+            ..LaneList::alone(version, 1)
+        }));
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.step
+    }
+
+    /// A message from connection `conn` of gateway boot 1, its number also its reference.
+    pub fn send(&mut self, conn: u64, append: Append, restart: bool, deadline_ms: u64) {
+        let reference = u32::from_be_bytes(append.client_msg_id.0[12..].try_into().unwrap());
+        let origin = Origin::Client {
+            boot: 1,
+            conn,
+            reference,
+        };
+        self.input(Input::Submit(Submission {
+            origin,
+            append,
+            restart,
+            deadline_ms,
+            stamp: 0,
+        }));
+    }
+
+    /// What was answered since it was asked last: the place, or the refusal.
+    pub fn outcomes(&mut self) -> Vec<Result<u64, ErrorCode>> {
+        let outcome = |(_, bytes): (Origin, Vec<u8>)| {
+            let frame = Frame::parse(&bytes).unwrap();
+            if frame.known_kind() == Some(FrameKind::SendAck) {
+                return Ok(frame.access::<ArchivedSendAck>().unwrap().seq.to_native());
+            }
+            let error = frame.access::<ArchivedErrorBody>().unwrap();
+            Err(ErrorCode::from_number(error.code.to_native()).unwrap())
+        };
+        std::mem::take(&mut self.answers)
+            .into_iter()
+            .map(outcome)
+            .collect()
+    }
+
+    /// Answers the lookups that were held, and holds no more.
+    pub fn answer_lookups(&mut self) {
+        self.lookups_held = false;
+        for answer in std::mem::take(&mut self.lookups) {
+            self.input(answer);
         }
     }
 
@@ -142,8 +215,15 @@ impl Bench {
                     let conn = *self.conns.entry((app, user.clone())).or_insert(next);
                     vec![Route { boot: 1, conn }]
                 });
-                return Some(Input::Located(ticket, routes.collect()));
+                let located = Input::Located(ticket, routes.collect());
+                if self.lookups_held {
+                    self.lookups.push(located);
+                } else {
+                    return Some(located);
+                }
             }
+            Output::Drained(version) => self.drained.push(version),
+            Output::LookAtRouters => self.looks += 1,
             Output::Publish {
                 boot,
                 partition,

@@ -6,5 +6,11 @@
 )]
 
 mod bench;
+mod drained_once;
+mod gained_lane;
+mod lapsed_list;
+mod lone_router;
+mod lost_lane;
 mod members;
+mod stranger;
 mod tenants;
