@@ -61,7 +61,7 @@ impl Admin {
         self.snapshots()
             .iter()
             .any(|shard| !shard.linked)
-            .then_some("a shard has no link to the router")
+            .then_some("a shard has no link to a router")
     }
 
     /// All figures as Prometheus text.

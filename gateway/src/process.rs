@@ -171,15 +171,15 @@ pub fn run(config: Config) -> Result<(), ProcessError> {
     } else {
         None
     };
-    let router_address = match &router {
-        Some(router) => router.link_address().to_string(),
-        None => config.router.seeds.first().cloned().unwrap_or_default(),
+    let routers = match &router {
+        Some(router) => vec![router.link_address().to_string()],
+        None => config.router.seeds.clone(),
     };
     let boot = ProcessBoot::draw().map_err(|source| ProcessError::System {
         what: "random bytes",
         source,
     })?;
-    let shard_config = shard_config(&config, cpus.len(), secret, router_address, boot.current())?;
+    let shard_config = shard_config(&config, cpus.len(), secret, routers, boot.current())?;
     let topic = own_topic(&config, shard_config.bus_partitions, boot.current(), &admin)?;
     let boot = Arc::new(boot);
     let admin_address = match config.admin.listen.as_str() {
@@ -244,7 +244,7 @@ fn shard_config(
     config: &Config,
     shards: usize,
     link_secret: LinkSecret,
-    router: String,
+    routers: Vec<String>,
     boot: u64,
 ) -> Result<ShardConfig, ProcessError> {
     let connection = &config.connection;
@@ -255,7 +255,7 @@ fn shard_config(
         shards: u16::try_from(shards).unwrap_or(u16::MAX),
         cluster_id: config.cluster_id()?,
         link_secret,
-        routers: vec![router],
+        routers,
         echo: config.gateway.echo,
         echo_bytes_max: small(config.gateway.echo_bytes_max),
         origins: config.gateway.origins.clone(),
@@ -566,10 +566,11 @@ mod tests {
     #[test]
     fn the_defaults_of_the_file_are_those_of_a_shard() {
         let secret = ShardConfig::default().link_secret;
-        let made = shard_config(&Config::default(), 1, secret, "router:7090".to_owned(), 1).unwrap();
+        let routers = vec!["one:7090".to_owned(), "two:7090".to_owned()];
+        let made = shard_config(&Config::default(), 1, secret, routers.clone(), 1).unwrap();
         let expected = ShardConfig {
             boot: made.boot,
-            routers: vec!["router:7090".to_owned()],
+            routers,
             ..ShardConfig::default()
         };
         assert_eq!(format!("{made:?}"), format!("{expected:?}"));

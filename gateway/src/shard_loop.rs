@@ -64,7 +64,7 @@ pub struct Snapshot {
     pub shard: ShardMetrics,
     /// Counters of the engine.
     pub engine: corelane_net::EngineStats,
-    /// Whether a router can be reached.
+    /// Whether the shard has a home: a router that it is linked with and claims its sessions at.
     pub linked: bool,
     /// Whether the shard has drained and ended.
     pub drained: bool,
@@ -156,7 +156,7 @@ impl ShardLoop {
             for event in events.drain(..) {
                 self.handle_event(event);
             }
-            if let Some((link, address)) = self.resolver.take() {
+            while let Some((link, address)) = self.resolver.take() {
                 self.connect_link(link, address);
                 self.carry_out();
             }
@@ -190,6 +190,9 @@ impl ShardLoop {
                 snapshot_at = now;
                 self.leave_snapshot();
                 self.tell_refusal(now);
+                if let Some(error) = self.core.take_link_error() {
+                    tracing::warn!(shard = self.setup.shard, %error, "a router could not be linked");
+                }
             }
         }
         self.leave_snapshot();
@@ -242,9 +245,6 @@ impl ShardLoop {
                     Some(Owner::Link(link)) => {
                         self.core
                             .handle(now, Input::LinkReceived(link, bytes), &mut self.outputs);
-                        if let Some(error) = self.core.take_link_error() {
-                            tracing::warn!(%error, shard = self.setup.shard, "a router is refused");
-                        }
                     }
                     None => {}
                 }

@@ -33,7 +33,8 @@ pub struct ShardConfig {
     pub cluster_id: u64,
     /// Shared secret of the link.
     pub link_secret: LinkSecret,
-    /// Link addresses of routers, tried in turn.
+    /// Link addresses of routers to begin with, at most [`corelane_protocol::limits::ROUTERS_MAX`]. All are linked, until
+    /// one of them tells which routers there are.
     pub routers: Vec<String>,
     /// Whether `/echo` is served.
     pub echo: bool,

@@ -2,7 +2,8 @@
 //!
 //! Owns, per partition that this shard reads, the offset and the credit of the open fetch, and per (router boot,
 //! partition) which numbers were taken, those of records that cannot be read included (then all sync). A record is
-//! reported within [`REPORT_PACE`], or at once when more than [`UNREPORTED_BYTES_MAX`] are unreported. The router sends
+//! reported within [`REPORT_PACE`], or at once when more than [`UNREPORTED_BYTES_MAX`] are unreported, to the router boot
+//! that numbered it; while there is no link to that, its numbers are kept, for [`BOOTS_MAX`] boots. The router sends
 //! no more than the credit of a fetch ([`FETCH_BYTES`] per partition); what it could not keep it reports as lost, and
 //! all sessions of the gateway sync.
 //!
@@ -22,6 +23,7 @@ use corelane_protocol::link::record::{Record, RecordKind};
 
 use crate::deliver::kind_of;
 use crate::event::{Output, ShardMessage};
+use crate::links::LINKS_MAX;
 use crate::numbers::{Numbers, Taken};
 use crate::planted::Bug;
 use crate::shard::Shard;
@@ -37,14 +39,20 @@ const REPORT_PACE: Duration = Duration::from_millis(5);
 const GAP_PACE: Duration = Duration::from_secs(1);
 /// Bytes after which records are reported at once.
 const UNREPORTED_BYTES_MAX: usize = 256 * 1024;
+/// Boots of routers whose numbers are kept. When there are more, those of the first that is neither linked nor listed go.
+const BOOTS_MAX: usize = 128;
 /// Most connections in one bounce.
 const BOUNCE_CONNS: usize = 4096;
+
+const _: () = assert!(BOOTS_MAX > LINKS_MAX, "a boot that is linked is kept");
 
 /// What this shard reads.
 #[derive(Debug, Default)]
 pub(crate) struct Consumer {
     partitions: Vec<Partition>,
     numbers: HashMap<(u64, u16), Numbers>,
+    /// The router boots of them, in the order of their first records.
+    boots: Vec<u64>,
     /// Keys of what changed since the last report.
     changed: Vec<(u64, u16)>,
     unreported_bytes: usize,
@@ -104,9 +112,29 @@ impl Consumer {
         }
     }
 
-    /// Offsets and numbers of another router's life, or of another boot of this gateway, mean nothing.
+    /// Offsets and numbers of another boot of this gateway mean nothing.
     pub(crate) fn forget(&mut self) {
         *self = Self::default();
+    }
+
+    /// Offsets of another router's bus mean nothing.
+    fn forget_offsets(&mut self) {
+        self.partitions.clear();
+    }
+
+    fn forget_boot(&mut self, boot: u64) {
+        self.numbers.retain(|key, _| key.0 != boot);
+        self.changed.retain(|key| key.0 != boot);
+    }
+
+    /// A router boot is linked: reports that were on their way to it may have been lost, or could not be made. They say
+    /// how far all was taken, so they can be made again.
+    pub(crate) fn report_again(&mut self, boot: u64, now: Duration) {
+        let mut keys: Vec<(u64, u16)> = self.numbers.keys().filter(|key| key.0 == boot).copied().collect();
+        keys.sort_unstable();
+        for key in keys {
+            self.note(key, 0, now);
+        }
     }
 
     fn note(&mut self, key: (u64, u16), bytes: usize, due: Duration) {
@@ -124,24 +152,17 @@ impl Shard {
         self.config.bus_partitions > 0
     }
 
-    /// A link is up: what was taken is reported again, and fetched on. Another router boot begins its offsets anew.
+    /// Opens a fetch at the home for every partition that is this shard's, unless the shell reads the bus. Another router
+    /// boot begins its offsets anew.
     pub(crate) fn fetch_all(&mut self, is_other_boot: bool) {
-        if is_other_boot && !self.bus_is_apart() && !Bug::OffsetsKept.is_planted() {
-            self.consumer.forget();
-        } else {
-            // Reports that were on their way may have been lost with the link; they say how far all was taken, so they
-            // can be made again.
-            self.consumer.changed = self.consumer.numbers.keys().copied().collect();
-            self.consumer.changed.sort_unstable();
+        if self.bus_is_apart() {
+            return;
         }
-        if !self.consumer.changed.is_empty() {
-            self.consumer.report_at = Some(self.now.mono);
+        if is_other_boot && !Bug::OffsetsKept.is_planted() {
+            self.consumer.forget_offsets();
         }
-        if !self.bus_is_apart() {
-            self.open_partitions(self.link.partitions());
-            self.consumer.quiet_at =
-                (!self.consumer.partitions.is_empty()).then_some(self.now.mono + QUIET_MAX);
-        }
+        self.open_partitions(self.links.partitions());
+        self.consumer.quiet_at = (!self.consumer.partitions.is_empty()).then_some(self.now.mono + QUIET_MAX);
     }
 
     /// Opens a fetch for every partition that is this shard's.
@@ -189,7 +210,7 @@ impl Shard {
             credit_bytes: FETCH_BYTES,
         };
         let body = frame::archive(&fetch);
-        self.link.push(&Record {
+        self.links.push_home(&Record {
             kind: RecordKind::BusFetch as u8,
             body: &body,
             ..Record::default()
@@ -274,6 +295,7 @@ impl Shard {
             && header.number != 0
         {
             let key = (header.router_boot, partition);
+            self.know_boot(header.router_boot);
             let taken = self.consumer.take(key, header.number);
             self.consumer.note(key, bytes.len(), self.now.mono + REPORT_PACE);
             match taken {
@@ -286,7 +308,7 @@ impl Shard {
                 Taken::Lost => self.resync_gateway(),
             }
         }
-        let Ok((_, record)) = bus::read(bytes) else {
+        let Ok((header, record)) = bus::read(bytes) else {
             // It is counted all the same, or its router would send it for ever; nobody knows whom it was for.
             self.metrics.consume_malformed += 1;
             return self.resync_gateway();
@@ -303,13 +325,28 @@ impl Shard {
             return;
         }
         self.hand_over(record, bytes);
-        self.deliver_and_bounce(record);
+        self.deliver_and_bounce(header.router_boot, record);
+    }
+
+    /// Makes sure that the numbers of a router boot can be kept.
+    fn know_boot(&mut self, boot: u64) {
+        if self.consumer.boots.contains(&boot) {
+            return;
+        }
+        if self.consumer.boots.len() >= BOOTS_MAX {
+            let links = &self.links;
+            let is_over = |boot: &u64| links.to_boot(*boot).is_none() && !links.routers.names_boot(*boot);
+            let first = self.consumer.boots.iter().position(is_over).unwrap_or(0);
+            let over = self.consumer.boots.remove(first);
+            self.consumer.forget_boot(over);
+        }
+        self.consumer.boots.push(boot);
     }
 
     /// A record that another shard consumed.
     pub(crate) fn take_handed_over(&mut self, bytes: &[u8]) {
         match bus::read(bytes) {
-            Ok((_, record)) => self.deliver_and_bounce(record),
+            Ok((header, record)) => self.deliver_and_bounce(header.router_boot, record),
             Err(_) => self.metrics.consume_malformed += 1,
         }
     }
@@ -345,12 +382,14 @@ impl Shard {
         }
     }
 
-    fn deliver_and_bounce(&mut self, record: &ArchivedBusRecord) {
+    fn deliver_and_bounce(&mut self, router_boot: u64, record: &ArchivedBusRecord) {
         let mut gone = std::mem::take(&mut self.gone);
         gone.clear();
         self.deliver(record, &mut gone);
         self.metrics.consume_bounced += gone.len() as u64;
-        if record.class == class::STORED {
+        // The router that numbered it, or any that can be reached.
+        let router = self.links.to_boot(router_boot).or(self.links.home);
+        if let Some(at) = router.filter(|_| record.class == class::STORED) {
             for conns in gone.chunks(BOUNCE_CONNS) {
                 let bounce = Bounce {
                     app: record.app.to_native(),
@@ -359,11 +398,14 @@ impl Shard {
                     conns: conns.to_vec(),
                 };
                 let body = frame::archive(&bounce);
-                self.link.push(&Record {
-                    kind: RecordKind::Bounce as u8,
-                    body: &body,
-                    ..Record::default()
-                });
+                self.links.push(
+                    at,
+                    &Record {
+                        kind: RecordKind::Bounce as u8,
+                        body: &body,
+                        ..Record::default()
+                    },
+                );
             }
         }
         self.gone = gone;
@@ -387,8 +429,8 @@ impl Shard {
         if self.consumer.quiet_at.is_none_or(|at| at > now) {
             return;
         }
-        if !self.link.is_established() {
-            // All are opened with the next link.
+        if self.links.home.is_none() {
+            // All are opened with the next home.
             self.consumer.quiet_at = None;
             return;
         }
@@ -414,12 +456,10 @@ impl Shard {
         }
         self.consumer.report_at = None;
         self.consumer.unreported_bytes = 0;
-        if !self.link.is_established() {
-            // What is unreported stays so; it is reported on the next link.
-            return;
-        }
         for key in std::mem::take(&mut self.consumer.changed) {
-            let Some(numbers) = self.consumer.numbers.get(&key) else {
+            // Without a link to that router it is reported on the next one to it.
+            let router = self.links.to_boot(key.0);
+            let (Some(at), Some(numbers)) = (router, self.consumer.numbers.get(&key)) else {
                 continue;
             };
             let consumed = Consumed {
@@ -432,11 +472,15 @@ impl Shard {
                 self.consumer.note(key, 0, now + GAP_PACE);
             }
             let body = frame::archive(&consumed);
-            self.link.push(&Record {
-                kind: RecordKind::Consumed as u8,
-                body: &body,
-                ..Record::default()
-            });
+            self.note_report(at);
+            self.links.push(
+                at,
+                &Record {
+                    kind: RecordKind::Consumed as u8,
+                    body: &body,
+                    ..Record::default()
+                },
+            );
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::table::Stage;
 const PACE: Duration = Duration::from_millis(20);
 /// Slots whose connections are closed per step.
 const CLOSE_SLOTS: u32 = 8192;
-/// Longest wait for the last bytes of the link.
+/// Longest wait for the last bytes to the home.
 const LEAVE_MAX: Duration = Duration::from_secs(1);
 
 /// How far the draining is.
@@ -115,7 +115,7 @@ impl Shard {
         self.drain.told = self.drain.told.max(until);
     }
 
-    /// Says good-bye to the router and to the shell once nobody is left.
+    /// Says good-bye to the home and to the shell once nobody is left.
     pub(crate) fn finish_drain(&mut self) {
         let now = self.now.mono;
         let Some(started) = self.drain.started.filter(|_| !self.drain.is_over) else {
@@ -129,15 +129,13 @@ impl Shard {
         match self.drain.left_at {
             None => {
                 self.drain.left_at = Some(now);
-                self.link.push(&Record {
+                self.links.push_home(&Record {
                     kind: RecordKind::Leave as u8,
                     ..Record::default()
                 });
-                self.flush_link();
+                self.flush_links();
             }
-            Some(left_at)
-                if !self.link.is_established() || self.link.is_quiet() || now >= left_at + LEAVE_MAX =>
-            {
+            Some(left_at) if self.links.is_home_quiet() || now >= left_at + LEAVE_MAX => {
                 self.drain.is_over = true;
                 self.outputs.push(Output::Drained);
             }

@@ -1,17 +1,21 @@
 //! forward: a client's frame goes to its router.
 //!
-//! Owns nothing: what is unanswered is in the connection's window (`window.rs`), what finds no credit waits
-//! (`waiting.rs`), the rest is in the link's batch. A frame is forwarded as the client sent it, canonical and checked.
-//! Without a link, or with too many waiting, it is refused at once, and a send's gate closes.
+//! A frame of a conversation goes to the router of its lane (`links.rs`), any other to the home. Owns nothing: what is
+//! unanswered is in the connection's window (`window.rs`), what finds no credit waits (`waiting.rs`), the rest is in the
+//! link's batch. A frame is forwarded as the client sent it, canonical and checked. Without a link to its router, or with
+//! too many waiting, it is refused at once, and a send's gate closes; frames for other routers go on.
+//!
+//! Sends of one conversation are never unanswered on two links: when its lane has moved, what is unanswered of it is
+//! answered `retry`, in order, before the next one is looked at.
 
 use std::time::Duration;
 
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{Frame, FrameError, FrameKind, read};
-use corelane_protocol::hash::lane_of;
-use corelane_protocol::id::{AppId, ConnId, Lane as StoreLane, UserId};
+use corelane_protocol::id::{AppId, ConnId, ConvId, Lane as StoreLane, UserId};
 use corelane_protocol::link::record::RecordKind;
 
+use crate::links::LinkIndex;
 use crate::outbound::Lane;
 use crate::session::record_of;
 use crate::shard::Shard;
@@ -26,6 +30,8 @@ pub(crate) struct Outgoing<'a> {
     /// Key of the conversation of a send.
     pub(crate) conv: Option<u64>,
     pub(crate) lane: StoreLane,
+    /// The link that it goes on.
+    pub(crate) link: LinkIndex,
     /// Whether it is surely answered.
     pub(crate) is_awaited: bool,
     pub(crate) frame: &'a [u8],
@@ -46,6 +52,10 @@ impl Shard {
         };
         let conv = send.target.conv_for(&user)?;
         let key = key_of(&conv);
+        let way = self.way_of(app, Some(&conv));
+        if let Some((_, link)) = way {
+            self.leave_other_link(id, key, link);
+        }
         if send.restart {
             self.open_gate(id, key);
         } else if self.is_gate_closed(id, key) {
@@ -54,21 +64,16 @@ impl Shard {
             self.reply_error(id, frame.reference, ErrorCode::GateClosed, text);
             return Ok(());
         }
-        let Some(lanes) = self.link.lanes() else {
-            self.metrics.forward_unavailable += 1;
-            self.refuse_send(
-                id,
-                frame.reference,
-                key,
-                ErrorCode::Unavailable,
-                "no router can be reached",
-            );
+        let Some((lane, link)) = way else {
+            let text = self.lack_of_way();
+            self.refuse_send(id, frame.reference, key, ErrorCode::Unavailable, text);
             return Ok(());
         };
         let outgoing = Outgoing {
             reference: frame.reference,
             conv: Some(key),
-            lane: lane_of(app, &conv, lanes),
+            lane,
+            link,
             is_awaited: true,
             frame: bytes,
         };
@@ -113,15 +118,10 @@ impl Shard {
         if is_awaited {
             need_reference(frame)?;
         }
-        let Some(lanes) = self.link.lanes() else {
-            self.metrics.forward_unavailable += 1;
+        let Some((lane, link)) = self.way_of(app, conv.as_ref()) else {
+            let text = self.lack_of_way();
             if frame.reference != 0 {
-                self.reply_error(
-                    id,
-                    frame.reference,
-                    ErrorCode::Unavailable,
-                    "no router can be reached",
-                );
+                self.reply_error(id, frame.reference, ErrorCode::Unavailable, text);
             }
             return Ok(());
         };
@@ -131,7 +131,8 @@ impl Shard {
         let outgoing = Outgoing {
             reference: frame.reference,
             conv: None,
-            lane: conv.map_or(StoreLane(0), |conv| lane_of(app, &conv, lanes)),
+            lane,
+            link,
             is_awaited,
             frame: bytes,
         };
@@ -144,9 +145,29 @@ impl Shard {
         Some((AppId(session.app), UserId::new(session.user()).ok()?))
     }
 
+    /// The lane of a frame, and the link to whoever serves it; `None` while there is none.
+    fn way_of(&self, app: AppId, conv: Option<&ConvId>) -> Option<(StoreLane, LinkIndex)> {
+        let Some(conv) = conv else {
+            return Some((StoreLane(0), self.links.home?));
+        };
+        let lane = self.links.lane_of(app, conv)?;
+        Some((lane, self.links.owner_of(lane)?))
+    }
+
+    /// Counts a frame that has no way; gives what its sender is told.
+    fn lack_of_way(&mut self) -> &'static str {
+        self.metrics.forward_unavailable += 1;
+        if self.links.home.is_none() {
+            return "no router can be reached";
+        }
+        self.metrics.forward_ownerless += 1;
+        "the router of this conversation cannot be reached"
+    }
+
     fn forward(&mut self, id: ConnId, outgoing: &Outgoing<'_>) {
         let ticket = self.waiting.next_ticket();
-        let waits = self.waiting.len() > 0 || !self.link.has_room_for(outgoing.frame.len(), self.now.mono);
+        let (bytes, link) = (outgoing.frame.len(), outgoing.link);
+        let waits = self.waiting.is_any_for(link) || !self.links.has_room_for(link, bytes, self.now.mono);
         if !waits {
             self.write(id, outgoing, self.config.send_deadline);
         } else if !self
@@ -187,7 +208,7 @@ impl Shard {
         if is_send && sends.is_multiple_of(STAMP_PACE) {
             record.stamp = self.now.wall_ms * 1000;
         }
-        let is_written = self.link.write(&record);
+        let is_written = self.links.write(outgoing.link, &record);
         debug_assert!(is_written, "room was asked for");
         self.metrics.forward_messages += u64::from(is_send);
         self.metrics.forward_requests += u64::from(!is_send);

@@ -5,6 +5,7 @@
 use corelane_protocol::proxy::HEADER_BYTES_MAX;
 
 use crate::decode::HELD_BYTES_MAX;
+use crate::links::LINKS_MAX;
 use crate::memory::weight_of;
 use crate::outbound::Sending;
 use crate::shard::Shard;
@@ -30,6 +31,7 @@ impl Shard {
 
     fn sweep(&self) {
         let (mut owned, mut holders, mut sessions, mut count, mut active) = (0_u64, 0, 0, 0, 0);
+        let mut on_links = [0_u32; LINKS_MAX];
         for id in (0..self.conns.slots()).filter_map(|slot| self.conns.id_at(slot)) {
             let Some(conn) = self.conns.get(id) else {
                 continue;
@@ -41,6 +43,15 @@ impl Shard {
             holders += usize::from(weight > 0);
             active += usize::from(conn.window.is_some());
             assert!(conn.window.as_ref().is_none_or(|window| window.is_sound()));
+            for link in conn.window.iter().flat_map(|window| window.links()) {
+                assert!(
+                    self.links.is_established(link),
+                    "{id:?} waits for a link that is up"
+                );
+                if let Some(count) = on_links.get_mut(link.get()) {
+                    *count += 1;
+                }
+            }
             let live = conn.stage == Stage::Live;
             sessions += usize::from(live);
             assert!(
@@ -102,6 +113,17 @@ impl Shard {
             active,
             self.windows.len(),
             "every window is in the list of windows"
+        );
+        for link in self.links.indexes() {
+            assert_eq!(
+                on_links.get(link.get()).copied(),
+                Some(self.windows.unanswered_on(link)),
+                "what is unanswered on {link:?} is counted right"
+            );
+        }
+        assert!(
+            self.links.home.is_none_or(|home| self.links.is_established(home)),
+            "the home is linked"
         );
     }
 }

@@ -27,8 +27,10 @@ metrics! {
     gauge queued_bytes;
     /// Connections that are demoted.
     gauge demoted;
-    /// Sends and requests that wait for credit of the link.
+    /// Sends and requests that wait for credit of their link.
     gauge forward_waiting;
+    /// Links that are established.
+    gauge links;
     /// Sockets accepted.
     counter accept_connections;
     /// Sockets accepted only to be told that there is no room.
@@ -82,6 +84,8 @@ metrics! {
     counter forward_gate_closed;
     /// Sends and requests refused here for lack of a link.
     counter forward_unavailable;
+    /// Those of them whose router was not linked while others were.
+    counter forward_ownerless;
     /// Sends and requests refused here because they waited too long or too many waited.
     counter forward_overloaded;
     /// Sends and requests answered `retry` because their link was lost or silent.

@@ -4,8 +4,8 @@
 //! delivered to it or found by its sync. The login policy lives in the registry: a refused claim or a kick names
 //! the code to close with. When the registry forgot everything (its incarnation changed, or the boot was declared dead:
 //! `lease.rs`) all sessions claim again, a bounded number per turn, and each is told to sync once its claim is answered.
-//! On every other new link they ask whether their routes are still held, because a kick may have been lost with the old
-//! one; and when all have asked the router is told, so that it drops the routes of those that ended in between.
+//! On every other new home (`home.rs`) they ask whether their routes are still held, because a kick may have been lost with
+//! the old one; and when all have asked the router is told, so that it drops the routes of those that ended in between.
 //!
 //! Owns the walks over all connections ([`WALK_SLOTS`] slots per turn).
 
@@ -34,7 +34,7 @@ const RESYNC_PACE: Duration = Duration::from_secs(1);
 /// Things that are being done to all connections, a part of them per turn.
 #[derive(Debug, Default)]
 pub(crate) struct Walks {
-    /// Slots below this have claimed on the present link.
+    /// Slots below this have claimed at the present home.
     claim: Option<u32>,
     /// Whether live sessions claim again, too. Stays until a walk has come to its end.
     claims_again: bool,
@@ -63,12 +63,12 @@ impl Shard {
         self.owner_seq
     }
 
-    /// Asks for the route. Without a link it is asked for as soon as there is one.
+    /// Asks for the route. Without a home it is asked for as soon as there is one.
     pub(crate) fn claim(&mut self, id: ConnId, again: bool) {
         let Some(session) = self.conns.get(id).and_then(|conn| conn.session.as_ref()) else {
             return;
         };
-        if !self.link.is_established() {
+        if self.links.home.is_none() {
             return;
         }
         let claim = Claim {
@@ -77,7 +77,8 @@ impl Shard {
             again,
         };
         let body = frame::archive(&claim);
-        self.link.push(&record_of(RecordKind::Claim, id, session, &body));
+        self.links
+            .push_home(&record_of(RecordKind::Claim, id, session, &body));
         self.metrics.session_claims += 1;
         if Bug::SyncBeforeClaim.is_planted()
             && self
@@ -94,7 +95,7 @@ impl Shard {
         let refused_code = claimed.refused_code.to_native();
         if refused_code == CloseCode::PositionLost as u16 {
             // It speaks of the boot, not of the session: that one claims again under the next boot.
-            return self.link.lease.lose();
+            return self.links.lease.lose();
         }
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -140,7 +141,7 @@ impl Shard {
                 .session
                 .as_ref()
                 .map_or_else(String::new, |session| session.user().to_owned()),
-            epoch: self.link.epoch(),
+            epoch: self.links.epoch(),
             window: SEND_WINDOW,
             payload_bytes_max: PAYLOAD_BYTES_MAX as u32,
             heartbeat_ms: self.config.heartbeat.as_millis() as u32,
@@ -185,13 +186,14 @@ impl Shard {
             owner_seq: session.owner_seq,
         };
         let body = frame::archive(&unclaim);
-        self.link
-            .push(&record_of(RecordKind::Unclaim, id, &session, &body));
-        self.link
-            .push(&record_of(RecordKind::ConnClosed, id, &session, &[]));
+        self.links
+            .push_home(&record_of(RecordKind::Unclaim, id, &session, &body));
+        // Any of them may have closed a gate of it.
+        self.links
+            .push_all(&record_of(RecordKind::ConnClosed, id, &session, &[]));
     }
 
-    /// A link is up: claims that wait are made; after the registry forgot everything, all are made again.
+    /// There is a home: claims that wait are made; after the registry forgot everything, all are made again.
     pub(crate) fn claim_all(&mut self, again: bool) {
         self.walks.claims_again |= again;
         self.walks.claim = Some(0);
@@ -206,7 +208,7 @@ impl Shard {
     /// Goes on with what is being done to all connections.
     pub(crate) fn walk(&mut self) {
         let slots = self.conns.slots();
-        if let Some(from) = self.walks.claim.filter(|_| self.link.is_established()) {
+        if let Some(from) = self.walks.claim.filter(|_| self.links.home.is_some()) {
             let until = from.saturating_add(WALK_SLOTS);
             for id in (from..until.min(slots))
                 .filter_map(|slot| self.conns.id_at(slot))
@@ -235,16 +237,16 @@ impl Shard {
             }
             self.walks.resync = (until < slots).then_some(until);
         }
-        if !self.link.is_established() {
-            // It begins anew with the next link.
+        if self.links.home.is_none() {
+            // It begins anew with the next home.
             self.walks.claim = None;
         }
     }
 
-    /// Whoever has a session here has claimed on this link.
+    /// Whoever has a session here has claimed at this home.
     fn claims_done(&mut self) {
         if !Bug::StaleRouteKept.is_planted() {
-            self.link.push(&Record {
+            self.links.push_home(&Record {
                 kind: RecordKind::ClaimsDone as u8,
                 ..Record::default()
             });
@@ -258,7 +260,7 @@ impl Shard {
         };
         match conn.stage {
             Stage::Claiming => self.claim(id, false),
-            // Every new link asks whether the route is still held: a kick may have been lost with the old one. Who
+            // Every new home is asked whether the route is still held: a kick may have been lost with the old one. Who
             // has to find out what he missed, too, is told to sync by the answer.
             Stage::Live if Bug::RouteNotClaimedAgain.is_planted() => {}
             Stage::Live => {

@@ -14,7 +14,7 @@ use crate::consume::Consumer;
 use crate::deliver::Encoded;
 use crate::drain::Drain;
 use crate::event::{Input, Output, ShardMessage};
-use crate::link::Link;
+use crate::links::Links;
 use crate::memory::Memory;
 use crate::metrics::ShardMetrics;
 use crate::outbound::BacklogPool;
@@ -57,7 +57,7 @@ pub struct Shard {
     pub(crate) proxy_refusal: Option<ProxyRefusal>,
     pub(crate) waiting: Waiting,
     pub(crate) windows: Windows,
-    pub(crate) link: Link,
+    pub(crate) links: Links,
     pub(crate) consumer: Consumer,
     pub(crate) walks: Walks,
     pub(crate) drain: Drain,
@@ -88,7 +88,7 @@ impl Shard {
     pub fn new(config: ShardConfig, shard: u16, now: Now) -> Self {
         let tick = tick_at(now.mono);
         Self {
-            link: Link::new(config.routers.clone(), config.cluster_id, now.mono, shard),
+            links: Links::new(&config.routers, config.cluster_id, now.mono),
             config,
             number: shard,
             now,
@@ -167,7 +167,7 @@ impl Shard {
         }
         [
             self.wheel.next_deadline(),
-            self.link.next_deadline(),
+            self.links.next_deadline(),
             self.consumer.next_deadline(),
             self.waiting.next_deadline(),
             self.windows.next_deadline(),
@@ -193,14 +193,14 @@ impl Shard {
             + counted.handshake_upgraded
     }
 
-    /// Whether a router can be reached.
+    /// Whether there is a home: a router that sessions can be claimed at.
     pub fn is_linked(&self) -> bool {
-        self.link.is_established()
+        self.links.home.is_some()
     }
 
-    /// Why the last link could not be talked to, once: for the log.
+    /// Why a router could not be talked to, the last time and once: for the log.
     pub fn take_link_error(&mut self) -> Option<LinkError> {
-        self.link.take_error()
+        self.links.error.take()
     }
 
     /// Who was last refused for his PROXY header or the lack of one, once: for the log.
@@ -212,12 +212,12 @@ impl Shard {
         self.fire_timers();
         self.expire_waiting();
         self.expire_unanswered();
-        self.tend_link();
+        self.tend_links();
         self.tend_drain();
     }
 
     fn turn_ended(&mut self) {
-        self.tend_link();
+        self.tend_links();
         self.walk();
         self.tend_fetches();
         self.report_consumed();
@@ -225,7 +225,7 @@ impl Shard {
         // What was held may be used before frames leave, so that its answers leave with them.
         self.read_unblocked();
         self.flush();
-        self.flush_link();
+        self.flush_links();
         self.finish_drain();
         self.gauge();
     }
@@ -235,5 +235,6 @@ impl Shard {
         self.metrics.sessions = self.conns.sessions() as u64;
         self.metrics.queued_bytes = self.memory.bytes();
         self.metrics.forward_waiting = self.waiting.len() as u64;
+        self.metrics.links = self.links.established() as u64;
     }
 }

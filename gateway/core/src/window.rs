@@ -7,8 +7,9 @@
 //! A *gate* is closed for (connection, conversation) whenever a send is refused here in a way that invites a second
 //! try: later sends of that conversation are then refused too, in order, until one with the restart flag comes, so
 //! that a terminal's messages never overtake each other; so it is when a router refuses one, because a router that
-//! starts anew knows no gates. When a link is lost everything unanswered on it is
-//! answered `retry` and its gates close; so is what a router does not answer within twice `send_deadline`.
+//! starts anew knows no gates. When a link is lost everything unanswered on it is answered `retry` and its gates close;
+//! so is what a router does not answer within twice `send_deadline`, and what is unanswered of a conversation whose lane
+//! has moved to another router.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use corelane_protocol::ws::CloseCode;
 
 use crate::deliver::{kind_of, reference_of};
 use crate::forward::Outgoing;
+use crate::links::{LINKS_MAX, LinkIndex};
 use crate::outbound::Lane;
 use crate::planted::Bug;
 use crate::shard::Shard;
@@ -71,6 +73,8 @@ pub(crate) struct Unanswered {
     /// Key of the conversation; 0 for requests.
     conv: u64,
     since: Tick,
+    /// The link that it is on.
+    link: LinkIndex,
     /// Waits for credit: no router has seen it.
     waits: bool,
     is_send: bool,
@@ -88,16 +92,26 @@ impl Window {
         self.unanswered.is_empty() && self.gates.is_empty()
     }
 
-    /// Whether the count of sends is right.
+    /// Whether the count of sends is right, and no conversation is on two links.
     pub(crate) fn is_sound(&self) -> bool {
-        self.sends == self.unanswered.iter().filter(|each| each.is_send).count()
+        let sends = || self.unanswered.iter().filter(|each| each.is_send);
+        let is_together =
+            |one: &Unanswered| sends().all(|each| each.conv != one.conv || each.link == one.link);
+        self.sends == sends().count() && sends().all(is_together)
+    }
+
+    /// The links that something unanswered is on.
+    pub(crate) fn links(&self) -> impl Iterator<Item = LinkIndex> {
+        self.unanswered.iter().map(|each| each.link)
     }
 }
 
 /// All connections that wait for something.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Windows {
     open: Vec<ConnId>,
+    /// How much is unanswered, by the place of the link.
+    on_links: [u32; LINKS_MAX],
     #[expect(
         clippy::vec_box,
         reason = "the boxes themselves move between the pool and the connections"
@@ -108,9 +122,38 @@ pub(crate) struct Windows {
     sweep_next: usize,
 }
 
+impl Default for Windows {
+    fn default() -> Self {
+        Self {
+            open: Vec::new(),
+            on_links: [0; LINKS_MAX],
+            pool: Vec::new(),
+            sweep_at: Duration::ZERO,
+            sweep_next: 0,
+        }
+    }
+}
+
 impl Windows {
     pub(crate) fn len(&self) -> usize {
         self.open.len()
+    }
+
+    /// How much is unanswered on a link.
+    pub(crate) fn unanswered_on(&self, link: LinkIndex) -> u32 {
+        self.on_links.get(link.get()).copied().unwrap_or(0)
+    }
+
+    fn put_on(&mut self, link: LinkIndex) {
+        if let Some(count) = self.on_links.get_mut(link.get()) {
+            *count += 1;
+        }
+    }
+
+    fn take_off(&mut self, link: LinkIndex) {
+        if let Some(count) = self.on_links.get_mut(link.get()) {
+            *count -= 1;
+        }
     }
 
     /// When silence is looked for.
@@ -128,18 +171,22 @@ impl Shard {
     /// Notes that a frame is to be answered, or waits for credit.
     pub(crate) fn await_answer(&mut self, id: ConnId, ticket: u32, outgoing: &Outgoing<'_>, waits: bool) {
         let since = self.tick;
-        self.with_window(id, |window| {
+        let is_noted = self.with_window(id, |window| {
             window.sends += usize::from(outgoing.conv.is_some());
             window.unanswered.push_back(Unanswered {
                 ticket,
                 reference: outgoing.reference,
                 conv: outgoing.conv.unwrap_or(0),
                 since,
+                link: outgoing.link,
                 waits,
                 is_send: outgoing.conv.is_some(),
                 is_overtaken: false,
             });
         });
+        if is_noted {
+            self.windows.put_on(outgoing.link);
+        }
     }
 
     /// A frame that waited for credit gets it. False if nobody waits for it any more.
@@ -192,12 +239,15 @@ impl Shard {
         self.unblock(id);
     }
 
-    /// The link is lost: whatever is unanswered may or may not have been stored.
-    pub(crate) fn retry_all(&mut self) {
-        self.waiting.clear();
+    /// A link is lost: whatever is unanswered on it may or may not have been stored.
+    pub(crate) fn retry_all(&mut self, link: LinkIndex) {
+        self.waiting.clear(link);
+        if self.windows.unanswered_on(link) == 0 {
+            return;
+        }
         for id in self.windows.open.clone() {
             let mut gates = Vec::new();
-            while let Some(lost) = self.forget(id, |_| true) {
+            while let Some(lost) = self.forget(id, |each| each.link == link) {
                 self.give_up(id, lost, "the link to the router was lost");
                 if lost.is_send && !gates.contains(&lost.conv) {
                     gates.push(lost.conv);
@@ -209,8 +259,29 @@ impl Shard {
         }
     }
 
+    /// A conversation goes to `link` from here on: what is unanswered of it on another one may or may not be stored.
+    pub(crate) fn leave_other_link(&mut self, id: ConnId, key: u64, link: LinkIndex) {
+        let window = self.conns.get(id).and_then(|conn| conn.window.as_ref());
+        // All that is unanswered of a conversation is on one link: the last tells of the others.
+        let last = window.and_then(|window| {
+            let mut newest_first = window.unanswered.iter().rev();
+            newest_first.find(|each| each.is_send && each.conv == key)
+        });
+        if last.is_some_and(|last| last.link != link) {
+            self.retry_conversation(id, key);
+        }
+    }
+
+    /// The lane of a conversation has moved: what is unanswered of it is answered, in order, and its gate closes.
+    pub(crate) fn retry_conversation(&mut self, id: ConnId, key: u64) {
+        while let Some(left) = self.forget(id, |each| each.is_send && each.conv == key) {
+            self.give_up(id, left, "the conversation moved to another router");
+        }
+        self.close_gate(id, key);
+    }
+
     /// A frame from a router for one connection.
-    pub(crate) fn answered(&mut self, id: ConnId, frame: &[u8]) {
+    pub(crate) fn answered(&mut self, link: LinkIndex, id: ConnId, frame: &[u8]) {
         let (number, reference) = (kind_of(frame), reference_of(frame));
         let kind = FrameKind::from_number(number);
         let is_answer = matches!(kind, Some(FrameKind::SendAck | FrameKind::Error));
@@ -221,13 +292,21 @@ impl Shard {
         if reference != 0 {
             let is_send_answer = kind == Some(FrameKind::SendAck);
             let known = self.forget(id, |each| {
-                each.reference == reference && !each.waits && (each.is_send || !is_send_answer)
+                each.reference == reference
+                    && each.link == link
+                    && !each.waits
+                    && (each.is_send || !is_send_answer)
             });
             // Exactly one answer per send: one that was given up was answered `retry`. But the record of this message
             // leaves its sender's connection out, and nobody must send the same again.
             if known.is_none() && is_send_answer && !Bug::LateAckPassed.is_planted() {
                 self.metrics.forward_late_answers += 1;
                 return self.miss_own(id, frame);
+            }
+            // What was given up on this link may be on its way on another one, under the same reference.
+            if known.is_none() && self.is_unanswered(id, reference) {
+                self.metrics.forward_late_answers += 1;
+                return;
             }
             // The router's lane closed its gate, and forgets that with its process; sends are on their way.
             if let Some(refused) = known.filter(|each| each.is_send)
@@ -304,6 +383,11 @@ impl Shard {
         window.is_some_and(|window| window.gates.contains(&key) && !Bug::GatewayGateOpen.is_planted())
     }
 
+    fn is_unanswered(&self, id: ConnId, reference: u32) -> bool {
+        let window = self.conns.get(id).and_then(|conn| conn.window.as_ref());
+        window.is_some_and(|window| window.unanswered.iter().any(|each| each.reference == reference))
+    }
+
     pub(crate) fn open_gate(&mut self, id: ConnId, key: u64) {
         if let Some(window) = self.conns.get_mut(id).and_then(|conn| conn.window.as_mut()) {
             window.gates.retain(|gate| *gate != key);
@@ -320,13 +404,15 @@ impl Shard {
         let at = window.unanswered.iter().position(matches)?;
         let taken = window.unanswered.remove(at)?;
         window.sends -= usize::from(taken.is_send);
+        self.windows.take_off(taken.link);
         self.trim_window(id);
         Some(taken)
     }
 
-    fn with_window(&mut self, id: ConnId, change: impl FnOnce(&mut Window)) {
+    /// False if the connection waits for nothing any more, because nobody is logged in on it.
+    fn with_window(&mut self, id: ConnId, change: impl FnOnce(&mut Window)) -> bool {
         let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.session.is_some()) else {
-            return;
+            return false;
         };
         let window = conn.window.get_or_insert_with(|| {
             let mut window = self.windows.pool.pop().unwrap_or_default();
@@ -335,6 +421,7 @@ impl Shard {
             window
         });
         change(window);
+        true
     }
 
     /// Frees the box once the connection waits for nothing.
@@ -356,7 +443,9 @@ impl Shard {
         if let Some(moved) = moved.and_then(|moved| self.conns.get_mut(moved)?.window.as_mut()) {
             moved.position = position;
         }
-        window.unanswered.clear();
+        for left in window.unanswered.drain(..) {
+            self.windows.take_off(left.link);
+        }
         window.sends = 0;
         window.gates.clear();
         if self.windows.pool.len() < POOLED {

@@ -10,6 +10,7 @@ pub mod sections;
 use std::path::{Path, PathBuf};
 
 use corelane_router::bus::kafka::KafkaError;
+use corelane_protocol::limits::ROUTERS_MAX;
 use thiserror::Error;
 use toml::Value;
 
@@ -245,11 +246,11 @@ impl Config {
                     .to_owned(),
             ));
         }
-        if !self.router.embedded && self.router.seeds.len() > 1 {
-            return Err(ConfigError::Relation(
-                "router.seeds names several routers, but memory registry and memory bus live in one router: name one"
-                    .to_owned(),
-            ));
+        if self.router.seeds.len() > ROUTERS_MAX {
+            return Err(ConfigError::Relation(format!(
+                "router.seeds names {} routers; at most {ROUTERS_MAX} are tried, and one that answers tells the others",
+                self.router.seeds.len()
+            )));
         }
         if self.connection.queue_bytes_max > self.connection.queue_total_bytes_max {
             return Err(ConfigError::Relation(
@@ -357,6 +358,21 @@ mod tests {
                 .to_string();
             assert!(text.contains("gateway.cluster_id"), "{text}");
         }
+    }
+
+    #[test]
+    fn seeds_are_as_many_as_there_can_be_routers() {
+        let seeds = |count: usize| {
+            let seeds = vec!["router:7090"; count].join(",");
+            flags(&["router.embedded=false", &format!("router.seeds={seeds}")])
+        };
+        assert_eq!(seeds(ROUTERS_MAX).unwrap().router.seeds.len(), ROUTERS_MAX);
+        let text = seeds(ROUTERS_MAX + 1).unwrap_err().to_string();
+        assert!(
+            text.contains("router.seeds names 33") && text.contains("at most 32"),
+            "{text}"
+        );
+        assert!(seeds(0).is_err(), "where should it look?");
     }
 
     #[test]

@@ -71,11 +71,12 @@ section! {
 }
 
 section! {
-    /// Where the router is.
+    /// Where the routers are.
     RouterSection = "router" {
         /// Run a router inside this process, on its own threads, over the same link.
         embedded: bool = true;
-        /// Link addresses of routers outside this process, host:port. Only with embedded = false.
+        /// Link addresses of routers outside this process, host:port, at most 32. All are linked, until one of them tells
+        /// which routers there are; name more than one, so that one may be down. Only with embedded = false.
         seeds: Vec<String> = Vec::new();
         /// File with the shared secret of the link, 64 hex characters. Empty: link.key in the data directory.
         link_key_file: String = String::new();

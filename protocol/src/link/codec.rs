@@ -150,6 +150,12 @@ impl LinkCodec {
         self.peer.as_ref()
     }
 
+    /// What the other end says of itself, from its hello on: not proved before [`Self::is_established`].
+    pub fn claimed(&self) -> Option<&PeerInfo> {
+        let claimed = || self.handshake.as_ref()?.claimed();
+        self.peer.as_ref().or_else(claimed)
+    }
+
     /// Takes all complete batches; returns what is left.
     fn take_batches<'a>(
         &mut self,
@@ -308,6 +314,17 @@ mod tests {
                 "pieces of {piece}"
             );
         }
+    }
+
+    #[test]
+    fn who_the_other_end_claims_to_be_is_known_before_this_end_has_proved_anything() {
+        let (mut gateway, mut router) = pair(b"key", b"another");
+        assert_eq!(gateway.claimed(), None);
+        let mut hello = Vec::new();
+        router.output(&mut hello);
+        gateway.feed(&hello, &mut |_| ()).unwrap();
+        assert_eq!(gateway.claimed().map(|peer| peer.node.as_str()), Some("n"));
+        assert!(!gateway.is_established());
     }
 
     #[test]

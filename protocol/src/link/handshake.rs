@@ -170,6 +170,22 @@ pub enum LinkError {
         /// The key id it named.
         key_id: u8,
     },
+    /// It is another router than its address stands for in the router list.
+    #[error("peer is router {theirs:?}, the router list says that {ours:?} is at its address")]
+    Node {
+        /// Its name.
+        theirs: String,
+        /// The name in the list.
+        ours: String,
+    },
+    /// Its store has another number of lanes than that of the routers that are linked.
+    #[error("peer has {theirs} lanes, the routers that are linked have {ours}")]
+    Lanes {
+        /// Its lanes.
+        theirs: u16,
+        /// Those of the others.
+        ours: u16,
+    },
     /// A batch above the limit.
     #[error("peer announced a batch of {bytes} bytes, limit is {LINK_BATCH_BYTES_MAX}")]
     BatchLength {
@@ -233,6 +249,11 @@ impl Handshake {
     /// The first bytes to send.
     pub(super) fn hello(&self) -> &[u8] {
         &self.hello
+    }
+
+    /// What the other end says of itself, once its hello is there.
+    pub(super) fn claimed(&self) -> Option<&PeerInfo> {
+        self.peer.as_ref().map(|(peer, _)| peer)
     }
 
     /// Takes a batch; appends what is to be sent in return. Gives the peer once it proved who it is.

@@ -4,12 +4,12 @@
     unreachable_pub,
     unnameable_types,
     unused_qualifications,
-    dead_code,
     clippy::all,
     clippy::pedantic,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     reason = "generated code"
 )]
+#![allow(dead_code, reason = "messages that this store does not use; which ones is not expected of generated code")]
 
 include!(concat!(env!("OUT_DIR"), "/protocol.rs"));

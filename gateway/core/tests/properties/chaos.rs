@@ -14,10 +14,10 @@ use crate::harness::{
     Seen, World, config, conv, kind, ping, pull, pull_required, record, reference, send_to, seq_of,
 };
 
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

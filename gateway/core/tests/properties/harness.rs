@@ -1,4 +1,7 @@
-//! A shard with clients and a router around it: real frames, a real link, virtual time.
+//! A shard with clients and routers around it: real frames, real links, virtual time.
+//!
+//! Most tests have one router, named `router`; the fields of [`World`] say how it behaves. Those that have a cluster name
+//! its routers: `World::cluster(config, &["a", "b"])`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -11,8 +14,11 @@ use corelane_protocol::arena::Span;
 use corelane_protocol::bus::{BusFrame, BusRecord, FrameReceivers, Receivers, class};
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{self, Frame, FrameKind, body};
-use corelane_protocol::id::{AppId, ConnId, ConvId, UserId};
-use corelane_protocol::link::body::{ArchivedClaim, ArchivedConsumed, BusBatch, Claimed, Kick, Renewed};
+use corelane_protocol::hash::{home_of, lane_of, router_of};
+use corelane_protocol::id::{AppId, ConnId, ConvId, GroupId, UserId};
+use corelane_protocol::link::body::{
+    ArchivedClaim, ArchivedConsumed, BusBatch, Claimed, Kick, Renewed, RouterInfo, RouterList,
+};
 use corelane_protocol::link::codec::{LinkCodec, LinkEvent, LinkRole, LinkSecret, PeerInfo};
 use corelane_protocol::link::handshake::feature;
 use corelane_protocol::link::record::{Record, RecordKind};
@@ -22,9 +28,11 @@ use corelane_protocol::terminal::Terminal;
 use corelane_protocol::time::Now;
 use corelane_protocol::ws::{Decoder, Item, Opcode, Role, client_frame};
 
-/// A record that the router got.
+/// A record that a router got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Got {
+    /// The router's name.
+    pub router: String,
     pub kind: RecordKind,
     pub conn: ConnId,
     pub user: String,
@@ -59,10 +67,41 @@ pub struct Client {
     pub answer: String,
 }
 
-/// The router's end of the link.
+/// How a router behaves.
+#[derive(Debug, Clone)]
+pub struct Router {
+    pub node: String,
+    pub boot: u64,
+    /// Whether connections to it succeed.
+    pub is_up: bool,
+    /// Whether it grants credit and takes bytes.
+    pub reads: bool,
+    pub incarnation: u64,
+    pub lanes: u16,
+}
+
+impl Router {
+    pub fn new(node: &str, boot: u64) -> Self {
+        Self {
+            node: node.to_owned(),
+            boot,
+            is_up: true,
+            reads: true,
+            incarnation: 1,
+            lanes: 8,
+        }
+    }
+}
+
+/// A router's end of a link.
 struct RouterEnd {
     id: LinkId,
+    /// Where it was connected.
+    address: String,
+    node: String,
     codec: LinkCodec,
+    /// What the router did not read yet.
+    unread: Option<Span>,
 }
 
 /// Everything.
@@ -70,7 +109,9 @@ pub struct World {
     pub shard: Shard,
     pub now: Now,
     pub clients: BTreeMap<ConnId, Client>,
-    router: Option<RouterEnd>,
+    links: Vec<RouterEnd>,
+    /// The routers of a cluster, by address.
+    pub routers: BTreeMap<String, Router>,
     /// Whether connections to the router succeed.
     pub router_is_up: bool,
     /// Whether the shell answers a close of the link.
@@ -99,8 +140,6 @@ pub struct World {
     offsets: BTreeMap<u16, u64>,
     pub links_opened: u32,
     busy_conns: BTreeSet<ConnId>,
-    /// What the router did not read yet.
-    unread: Option<(LinkId, Span)>,
 }
 
 pub const SECRET: &[u8] = b"secret of the tests";
@@ -117,8 +156,34 @@ pub fn config() -> ShardConfig {
     }
 }
 
+/// Where a router of a cluster listens.
+pub fn address_of(node: &str) -> String {
+    format!("{node}:7090")
+}
+
 impl World {
     pub fn new(config: ShardConfig) -> Self {
+        Self::with_routers(config, BTreeMap::new())
+    }
+
+    /// A cluster of these routers, whose boots are 1, 2 and so on. All of them are seeds, and none has told the list yet.
+    pub fn cluster(mut config: ShardConfig, nodes: &[&str]) -> Self {
+        config.routers = nodes.iter().map(|node| address_of(node)).collect();
+        let routers = (1..)
+            .zip(nodes)
+            .map(|(boot, node)| (address_of(node), Router::new(node, boot)));
+        Self::with_routers(config, routers.collect())
+    }
+
+    /// A cluster that has told its list.
+    pub fn told_cluster(nodes: &[&str]) -> Self {
+        let mut world = Self::cluster(config(), nodes);
+        world.tell_list(nodes[0], 1, nodes);
+        world.got.clear();
+        world
+    }
+
+    pub fn with_routers(config: ShardConfig, routers: BTreeMap<String, Router>) -> Self {
         let now = Now {
             mono: Duration::from_secs(100),
             wall_ms: 1_700_000_000_000,
@@ -129,7 +194,8 @@ impl World {
             shard: Shard::new(config, 0, now),
             now,
             clients: BTreeMap::new(),
-            router: None,
+            links: Vec::new(),
+            routers,
             router_is_up: true,
             closes_links: true,
             router_reads: true,
@@ -148,10 +214,48 @@ impl World {
             offsets: BTreeMap::new(),
             links_opened: 0,
             busy_conns: BTreeSet::new(),
-            unread: None,
         };
         world.turn();
         world
+    }
+
+    /// The router of a cluster.
+    pub fn router(&mut self, node: &str) -> &mut Router {
+        let found = self.routers.values_mut().find(|router| router.node == node);
+        found.expect("a router of the cluster")
+    }
+
+    /// Who listens at an address, and how it behaves.
+    fn listens_at(&self, address: &str) -> Router {
+        self.routers.get(address).cloned().unwrap_or_else(|| Router {
+            is_up: self.router_is_up,
+            reads: self.router_reads,
+            incarnation: self.incarnation,
+            ..Router::new("router", self.router_boot)
+        })
+    }
+
+    fn link(&mut self, id: LinkId) -> Option<&mut RouterEnd> {
+        self.links.iter_mut().find(|link| link.id == id)
+    }
+
+    /// The link to a router.
+    fn link_to(&self, node: &str) -> LinkId {
+        let link = self.links.iter().find(|link| link.node == node);
+        link.unwrap_or_else(|| panic!("no link to {node}")).id
+    }
+
+    /// The one link there is, or the last.
+    fn the_link(&self) -> LinkId {
+        self.links.last().expect("there is a link").id
+    }
+
+    /// Routers that the shard is linked with, each as often as it is.
+    pub fn linked(&self) -> Vec<&str> {
+        let established = self.links.iter().filter(|link| link.codec.is_established());
+        let mut nodes: Vec<&str> = established.map(|link| link.node.as_str()).collect();
+        nodes.sort_unstable();
+        nodes
     }
 
     /// One input, and everything that follows from it.
@@ -193,41 +297,19 @@ impl World {
                     );
                     self.input(Input::Verified(id, verdict));
                 }
-                Output::LinkConnect(id, _) => {
-                    if self.router_is_up {
-                        self.links_opened += 1;
-                        let info = PeerInfo {
-                            node: "router".to_owned(),
-                            boot: self.router_boot,
-                            epoch: 9,
-                            lanes: 8,
-                            partitions: self.partitions,
-                            registry_incarnation: self.incarnation,
-                            features: if self.is_apart { feature::BUS_APART } else { 0 },
-                            cluster_id: self.cluster_id,
-                            ..PeerInfo::default()
-                        };
-                        let secret = LinkSecret {
-                            key_id: 1,
-                            key: SECRET.to_vec(),
-                        };
-                        let codec = LinkCodec::new(LinkRole::Router, info, secret, [9; 16]);
-                        self.router = Some(RouterEnd { id, codec });
-                        self.input(Input::LinkConnected(id, [7; 16]));
-                    } else {
-                        self.input(Input::LinkClosed(id));
-                    }
-                }
+                Output::LinkConnect(id, address) => self.connect(id, address),
                 Output::LinkSend(id, span) => {
-                    if !self.router_reads {
-                        self.unread = Some((id, span));
-                    } else if self.router.as_ref().is_some_and(|router| router.id == id) {
-                        self.router_takes(&span.to_vec());
+                    let address = self.link(id).map(|link| link.address.clone());
+                    let reads = address.map(|address| self.listens_at(&address).reads);
+                    if reads == Some(true) {
+                        self.router_takes(id, &span.to_vec());
                         self.input(Input::LinkSent(id));
+                    } else if let Some(link) = self.link(id) {
+                        link.unread = Some(span);
                     }
                 }
                 Output::LinkClose(id) => {
-                    self.router = None;
+                    self.links.retain(|link| link.id != id);
                     if self.closes_links {
                         self.input(Input::LinkClosed(id));
                     }
@@ -248,22 +330,61 @@ impl World {
         }
     }
 
-    /// The router reads again, first what it left.
+    fn connect(&mut self, id: LinkId, address: String) {
+        let router = self.listens_at(&address);
+        if !router.is_up {
+            return self.input(Input::LinkClosed(id));
+        }
+        self.links_opened += 1;
+        let info = PeerInfo {
+            node: router.node.clone(),
+            boot: router.boot,
+            epoch: 9,
+            lanes: router.lanes,
+            partitions: self.partitions,
+            registry_incarnation: router.incarnation,
+            features: if self.is_apart { feature::BUS_APART } else { 0 },
+            cluster_id: self.cluster_id,
+            ..PeerInfo::default()
+        };
+        let secret = LinkSecret {
+            key_id: 1,
+            key: SECRET.to_vec(),
+        };
+        self.links.push(RouterEnd {
+            id,
+            address,
+            node: router.node,
+            codec: LinkCodec::new(LinkRole::Router, info, secret, [9; 16]),
+            unread: None,
+        });
+        self.input(Input::LinkConnected(id, [7; 16]));
+    }
+
+    /// The routers read again, first what they left.
     pub fn router_reads_again(&mut self) {
         self.router_reads = true;
-        if let Some((id, span)) = self.unread.take() {
-            self.router_takes(&span.to_vec());
+        for router in self.routers.values_mut() {
+            router.reads = true;
+        }
+        let left: Vec<(LinkId, Span)> = self
+            .links
+            .iter_mut()
+            .filter_map(|link| Some((link.id, link.unread.take()?)))
+            .collect();
+        for (id, span) in left {
+            self.router_takes(id, &span.to_vec());
             self.input(Input::LinkSent(id));
         }
         self.turn();
     }
 
-    fn router_takes(&mut self, bytes: &[u8]) {
-        let Some(router) = self.router.as_mut() else {
+    fn router_takes(&mut self, id: LinkId, bytes: &[u8]) {
+        let Some(router) = self.links.iter_mut().find(|link| link.id == id) else {
             return;
         };
         let (mut claims, mut renewals) = (Vec::new(), Vec::new());
-        let got = &mut self.got;
+        let (got, node) = (&mut self.got, &router.node);
         let fed = router.codec.feed(bytes, &mut |event| {
             if let LinkEvent::Record(record) = event {
                 let kind = record.known_kind().expect("a shard sends known records");
@@ -275,6 +396,7 @@ impl World {
                     renewals.push(record.reference);
                 }
                 got.push(Got {
+                    router: node.clone(),
                     kind,
                     conn: ConnId(record.conn),
                     user: record.user.to_owned(),
@@ -288,16 +410,20 @@ impl World {
         if fed.is_err() {
             // The router hangs up, after what it had to say.
             self.link_in();
-            return self.cut_link();
+            return self.cut(id);
         }
         if self.renewals_granted {
             for reference in renewals {
-                self.answer_renewal(reference, true);
+                self.queue(id, &renewed(reference, &frame::archive(&Renewed { alive: true })));
             }
         }
         if self.claims_granted {
             for (conn, owner_seq) in claims {
-                self.answer_claim(ConnId(conn), owner_seq, 0);
+                let held = Claimed {
+                    owner_seq,
+                    refused_code: 0,
+                };
+                self.queue_record(id, RecordKind::Claimed, ConnId(conn), &frame::archive(&held));
             }
         }
     }
@@ -307,51 +433,70 @@ impl World {
             owner_seq,
             refused_code,
         });
-        self.queue_record(RecordKind::Claimed, conn, &body);
+        self.queue_record(self.the_link(), RecordKind::Claimed, conn, &body);
     }
 
     /// Says whether the boot is alive; reference 0 if nobody asked.
     pub fn answer_renewal(&mut self, reference: u32, alive: bool) {
         let body = frame::archive(&Renewed { alive });
-        self.queue(&Record {
-            kind: RecordKind::Renewed as u8,
-            reference,
-            body: &body,
-            ..Record::default()
-        });
+        self.queue(self.the_link(), &renewed(reference, &body));
     }
 
-    fn queue_record(&mut self, kind: RecordKind, conn: ConnId, body: &[u8]) {
-        self.queue(&Record {
+    fn queue_record(&mut self, id: LinkId, kind: RecordKind, conn: ConnId, body: &[u8]) {
+        let record = Record {
             kind: kind as u8,
             conn: conn.0,
             body,
             ..Record::default()
-        });
+        };
+        self.queue(id, &record);
     }
 
-    fn queue(&mut self, record: &Record<'_>) {
-        let router = self.router.as_mut().expect("there is a link");
+    fn queue(&mut self, id: LinkId, record: &Record<'_>) {
+        let router = self.link(id).expect("there is a link");
         router.codec.push(record).expect("tests stay within credit");
     }
 
     /// A record from the router; it arrives at once.
     pub fn router_says(&mut self, kind: RecordKind, conn: ConnId, body: &[u8]) {
-        self.queue_record(kind, conn, body);
+        self.queue_record(self.the_link(), kind, conn, body);
         self.link_in();
     }
 
-    fn link_in(&mut self) -> bool {
-        let Some(router) = self.router.as_mut() else {
-            return false;
+    /// A record from one router of a cluster; it arrives at once.
+    pub fn says(&mut self, node: &str, kind: RecordKind, conn: ConnId, body: &[u8]) {
+        self.queue_record(self.link_to(node), kind, conn, body);
+        self.link_in();
+    }
+
+    /// A router of a cluster tells which routers there are, with their boots and addresses.
+    pub fn tell_list(&mut self, by: &str, version: u64, nodes: &[&str]) {
+        let routers = nodes.iter().map(|node| RouterInfo {
+            node: (*node).to_owned(),
+            boot: self.router(node).boot,
+            address: address_of(node),
+        });
+        let list = RouterList {
+            version,
+            routers: routers.collect(),
         };
-        let mut bytes = Vec::new();
-        router.codec.output(&mut bytes);
-        let id = router.id;
-        if !bytes.is_empty() {
-            self.input(Input::LinkReceived(id, &bytes));
+        self.says(by, RecordKind::RouterList, ConnId(0), &frame::archive(&list));
+        self.turn();
+    }
+
+    fn link_in(&mut self) -> bool {
+        let mut has_moved = false;
+        for id in self.links.iter().map(|link| link.id).collect::<Vec<_>>() {
+            let mut bytes = Vec::new();
+            if let Some(router) = self.link(id) {
+                router.codec.output(&mut bytes);
+            }
+            if !bytes.is_empty() {
+                self.input(Input::LinkReceived(id, &bytes));
+                has_moved = true;
+            }
         }
-        !bytes.is_empty()
+        has_moved
     }
 
     /// Ends turns until nothing moves any more.
@@ -366,10 +511,7 @@ impl World {
             for id in busy {
                 moved |= self.settle(id);
             }
-            let router_has = self
-                .router
-                .as_ref()
-                .is_some_and(|router| router.codec.has_output());
+            let router_has = self.links.iter().any(|router| router.codec.has_output());
             if !moved && !router_has && self.shard.next_deadline().is_none_or(|at| at > self.now.mono) {
                 return;
             }
@@ -581,31 +723,62 @@ impl World {
         wanted
     }
 
+    /// What one router of a cluster got since the last look, of one kind.
+    pub fn got_at(&mut self, node: &str, kind: RecordKind) -> Vec<Got> {
+        let (wanted, rest) = std::mem::take(&mut self.got)
+            .into_iter()
+            .partition(|got| got.kind == kind && got.router == node);
+        self.got = rest;
+        wanted
+    }
+
+    /// References of the client frames that one router got since the last look.
+    pub fn forwarded(&mut self, node: &str) -> Vec<u32> {
+        let got = self.got_at(node, RecordKind::ClientFrame);
+        got.iter().map(|got| got.reference).collect()
+    }
+
     /// The boot that the shard named on its present link.
     pub fn linked_boot(&self) -> Option<u64> {
-        Some(self.router.as_ref()?.codec.peer()?.boot)
+        Some(self.links.last()?.codec.peer()?.boot)
     }
 
     /// The link's socket dies.
     pub fn cut_link(&mut self) {
-        if let Some(router) = self.router.take() {
-            self.input(Input::LinkClosed(router.id));
+        if let Some(id) = self.links.last().map(|link| link.id) {
+            self.cut(id);
+        }
+    }
+
+    /// The socket of the link to one router of a cluster dies.
+    pub fn cut_from(&mut self, node: &str) {
+        self.cut(self.link_to(node));
+        self.turn();
+    }
+
+    /// A router of a cluster dies: no connection to it succeeds any more.
+    pub fn kill(&mut self, node: &str) {
+        self.router(node).is_up = false;
+        self.cut_from(node);
+    }
+
+    fn cut(&mut self, id: LinkId) {
+        let before = self.links.len();
+        self.links.retain(|link| link.id != id);
+        if self.links.len() < before {
+            self.input(Input::LinkClosed(id));
         }
     }
 
     /// The router answers a send.
     pub fn ack(&mut self, id: ConnId, reference: u32, seq: u64) {
-        let ack = body::SendAck {
-            conv: conv("alice", "bob").as_bytes().to_vec(),
-            seq,
-            n: seq,
-            time_ms: 1,
-        };
-        self.router_says(
-            RecordKind::ServerFrame,
-            id,
-            &frame::encode(FrameKind::SendAck, reference, &ack),
-        );
+        self.router_says(RecordKind::ServerFrame, id, &send_ack(reference, seq));
+        self.turn();
+    }
+
+    /// One router of a cluster answers a send.
+    pub fn ack_by(&mut self, node: &str, id: ConnId, reference: u32, seq: u64) {
+        self.says(node, RecordKind::ServerFrame, id, &send_ack(reference, seq));
         self.turn();
     }
 
@@ -643,17 +816,14 @@ impl World {
 
     /// The last report of a partition.
     pub fn consumed(&mut self, partition: u16) -> Option<(u64, Vec<u64>)> {
-        self.got(RecordKind::Consumed)
-            .iter()
-            .map(|got| frame::access::<ArchivedConsumed>(&got.body).unwrap())
-            .filter(|consumed| consumed.partition.to_native() == partition)
-            .map(|consumed| {
-                (
-                    consumed.number.to_native(),
-                    consumed.gaps.iter().map(|gap| gap.to_native()).collect(),
-                )
-            })
-            .next_back()
+        let got = self.got(RecordKind::Consumed);
+        reported(&got, partition)
+    }
+
+    /// The last report of a partition that one router of a cluster got.
+    pub fn consumed_at(&mut self, node: &str, partition: u16) -> Option<(u64, Vec<u64>)> {
+        let got = self.got_at(node, RecordKind::Consumed);
+        reported(&got, partition)
     }
 
     pub fn kick(&mut self, id: ConnId, owner_seq: u64, code: u16) {
@@ -692,6 +862,39 @@ impl Client {
     pub fn in_flight_bytes(&self) -> usize {
         self.in_flight.as_ref().map_or(0, Span::len)
     }
+}
+
+/// The last report of a partition, number and gaps.
+fn reported(got: &[Got], partition: u16) -> Option<(u64, Vec<u64>)> {
+    got.iter()
+        .map(|got| frame::access::<ArchivedConsumed>(&got.body).unwrap())
+        .filter(|consumed| consumed.partition.to_native() == partition)
+        .map(|consumed| {
+            (
+                consumed.number.to_native(),
+                consumed.gaps.iter().map(|gap| gap.to_native()).collect(),
+            )
+        })
+        .next_back()
+}
+
+fn renewed(reference: u32, body: &[u8]) -> Record<'_> {
+    Record {
+        kind: RecordKind::Renewed as u8,
+        reference,
+        body,
+        ..Record::default()
+    }
+}
+
+fn send_ack(reference: u32, seq: u64) -> Vec<u8> {
+    let ack = body::SendAck {
+        conv: conv("alice", "bob").as_bytes().to_vec(),
+        seq,
+        n: seq,
+        time_ms: 1,
+    };
+    frame::encode(FrameKind::SendAck, reference, &ack)
 }
 
 /// The verdict on a token: `expired`, `invalid`, or `user`, `user/device`, `user/device/terminal`.
@@ -769,18 +972,54 @@ pub fn conv(one: &str, other: &str) -> ConvId {
 }
 
 pub fn send_to(user: &str, reference: u32, restart: bool) -> Vec<u8> {
+    send(body::Target::User(user.to_owned()), reference, restart, b"hi")
+}
+
+pub fn send_in(conv: &ConvId, reference: u32, restart: bool) -> Vec<u8> {
+    send(
+        body::Target::Conv(conv.as_bytes().to_vec()),
+        reference,
+        restart,
+        b"hi",
+    )
+}
+
+/// A send of 60,000 bytes.
+pub fn big_send_in(conv: &ConvId, reference: u32) -> Vec<u8> {
+    let target = body::Target::Conv(conv.as_bytes().to_vec());
+    send(target, reference, false, &[b'x'; 60_000])
+}
+
+/// A group whose conversation is served by `node` in a cluster of `nodes`, the one of this number.
+pub fn group_at(nodes: &[&str], node: &str, number: usize) -> ConvId {
+    let owner = |conv: &ConvId| router_of(lane_of(AppId(0), conv, 8), nodes.iter().copied());
+    (0..)
+        .map(|number| ConvId::group(&GroupId::new(&format!("group{number}")).unwrap()))
+        .filter(|conv| owner(conv).is_some_and(|owner| nodes[owner] == node))
+        .nth(number)
+        .unwrap()
+}
+
+/// The one of `nodes` that the shard of [`config`] has for its home, and the first other one.
+pub fn home_and_other<'a>(nodes: &[&'a str]) -> (&'a str, &'a str) {
+    let home = home_of(&config().node, 0, nodes.iter().copied()).unwrap();
+    let other = nodes.iter().find(|node| **node != nodes[home]).unwrap();
+    (nodes[home], *other)
+}
+
+fn send(target: body::Target, reference: u32, restart: bool, payload: &[u8]) -> Vec<u8> {
     let mut client_msg_id = [0; 16];
     client_msg_id[6] = 0x70;
     client_msg_id[8] = 0x80;
     client_msg_id[12..].copy_from_slice(&reference.to_le_bytes());
     let send = body::Send {
-        target: body::Target::User(user.to_owned()),
+        target,
         kind: 1,
         flags: 0,
         ref_seq: 0,
         client_msg_id,
         content_type: 1,
-        payload: b"hi".to_vec(),
+        payload: payload.to_vec(),
     };
     let flags = if restart { frame::flag::RESTART } else { 0 };
     frame::encode_with(FrameKind::Send, flags, reference, &send, &[])
