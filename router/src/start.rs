@@ -267,7 +267,14 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
     let thread = thread::Builder::new()
         .name("router-main".to_owned())
         .spawn(move || {
-            runtime.block_on(serve(shared, api, driver, member, (link_listener, http_listener), (keep, dead)));
+            runtime.block_on(serve(
+                shared,
+                api,
+                driver,
+                member,
+                (link_listener, http_listener),
+                (keep, dead),
+            ));
             runtime.shutdown_timeout(STOP_GRACE);
         })
         .map_err(|source| StartError::System {

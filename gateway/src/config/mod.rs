@@ -9,8 +9,8 @@ pub mod sections;
 
 use std::path::{Path, PathBuf};
 
-use corelane_router::bus::kafka::KafkaError;
 use corelane_protocol::limits::ROUTERS_MAX;
+use corelane_router::bus::kafka::KafkaError;
 use thiserror::Error;
 use toml::Value;
 

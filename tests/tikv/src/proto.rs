@@ -10,6 +10,9 @@
     clippy::allow_attributes_without_reason,
     reason = "generated code"
 )]
-#![allow(dead_code, reason = "messages that this store does not use; which ones is not expected of generated code")]
+#![allow(
+    dead_code,
+    reason = "messages that this store does not use; which ones is not expected of generated code"
+)]
 
 include!(concat!(env!("OUT_DIR"), "/protocol.rs"));

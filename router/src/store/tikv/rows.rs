@@ -6,8 +6,8 @@
 use corelane_protocol::id::{Lane, UserId};
 use corelane_router_core::append::Head;
 
-use super::super::rows::{OutboxEntries, decode_entries, encode_entries};
 use super::super::OutboxRow;
+use super::super::rows::{OutboxEntries, decode_entries, encode_entries};
 use super::keys::ConvKey;
 pub(super) use super::value::Value;
 use super::value::{Reader, numbers, push_name};

@@ -127,7 +127,10 @@ mod run {
         assert_eq!(get(client, &never).await.unwrap().as_deref(), Some("later"));
     }
 
-    pub(super) async fn scans_page_through_all_regions_in_both_directions(client: &TransactionClient, prefix: &str) {
+    pub(super) async fn scans_page_through_all_regions_in_both_directions(
+        client: &TransactionClient,
+        prefix: &str,
+    ) {
         // Between the keys of a run lie, at most, keys of other runs.
         let names = (0..30).map(|index| format!("{prefix}page {index:02}"));
         let keys: Vec<_> = names
