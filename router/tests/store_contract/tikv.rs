@@ -138,6 +138,9 @@ fn places(rows: &[OutboxRow]) -> Vec<(u64, u64)> {
     entries.map(|entry| (entry.2, entry.3)).collect()
 }
 
+/// How long a client waits with what was refused for now.
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
+
 /// What must come before long.
 pub(crate) async fn soon<T>(awaited: impl Future<Output = T>) -> T {
     let soon = tokio::time::timeout(Duration::from_secs(30), awaited).await;
@@ -237,22 +240,26 @@ async fn two_routers_that_write_one_conversation_keep_it_dense_and_store_each_me
     assert!(stores[0].stats().repairs + stores[1].stats().repairs > 0);
 }
 
-/// As a client does: what is refused for now is sent again.
+/// As a client does: what is refused for now is sent again, but not at once. The store refuses without a look what
+/// another's lock held a moment ago.
 pub(crate) async fn commit_surely(store: &TikvStore, appends: Vec<Append>) -> Vec<Appended> {
-    for _ in 0..200 {
-        let (answers, _) = commit(store, appends.clone()).await;
-        let is_stored = |answer: &Appended| match answer {
-            Appended::Stored { .. } => true,
-            Appended::Refused(code, text) => {
-                assert!(code.is_retryable(), "{code:?} {text}");
-                false
+    soon(async {
+        loop {
+            let (answers, _) = commit(store, appends.clone()).await;
+            let is_stored = |answer: &Appended| match answer {
+                Appended::Stored { .. } => true,
+                Appended::Refused(code, text) => {
+                    assert!(code.is_retryable(), "{code:?} {text}");
+                    false
+                }
+            };
+            if answers.iter().all(is_stored) {
+                return answers;
             }
-        };
-        if answers.iter().all(is_stored) {
-            return answers;
+            tokio::time::sleep(PAUSE).await;
         }
-    }
-    panic!("refused 200 times");
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

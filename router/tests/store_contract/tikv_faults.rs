@@ -3,6 +3,7 @@
 //! The faults are made by the control port of the test store (`tests/tikv`), `CORELANE_TEST_TIKV_CONTROL`; each test has the
 //! cluster for itself.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,10 @@ use corelane_router_core::append::{Append, Appended, Batch, Committed};
 use tikv_client::{CheckLevel, TransactionOptions};
 
 use super::support::{APP, Dice, Fixture, LANES, append, commit, direct, left, seqs};
-use super::tikv::{TikvFixture, client, log, soon};
+use super::tikv::{PAUSE, TikvFixture, client, log, soon};
+
+/// How long a message is sent again and again. A dead router's lock lives 3 s, a large transaction's 20 s.
+const INSIST: Duration = Duration::from_secs(40);
 
 /// The control port of the test store; faults end with it.
 struct Control {
@@ -67,7 +71,10 @@ impl Control {
 
     /// Splits the store's keys in the middle of its lanes.
     fn split(&self, key: &[u8]) {
-        let at: String = key.iter().map(|byte| format!("%5Cx{byte:02x}")).collect();
+        let at = key.iter().fold(String::new(), |mut at, byte| {
+            let _ = write!(at, "%5Cx{byte:02x}");
+            at
+        });
         self.post(&format!("split?at={at}"));
     }
 }
@@ -99,17 +106,24 @@ async fn attempt(store: &TikvStore, appends: Vec<Append>) -> Option<Vec<Appended
     }
 }
 
-/// Sends until it is stored, as a client does.
+/// Sends until it is stored, as a client does: what is refused for now is not sent again at once. The store refuses without a
+/// look what another's lock held a moment ago, so no number of attempts outlasts a lock; time does.
 async fn insist(store: &TikvStore, message: &Append) -> u64 {
-    for _ in 0..100 {
-        match attempt(store, vec![message.clone()]).await.as_deref() {
-            Some([Appended::Stored { seq, .. }]) => return *seq,
-            Some([Appended::Refused(code, text)]) => assert!(code.is_retryable(), "{code:?} {text}"),
-            Some(other) => panic!("{other:?}"),
-            None => {}
+    let stored = async {
+        loop {
+            match attempt(store, vec![message.clone()]).await.as_deref() {
+                Some([Appended::Stored { seq, .. }]) => return *seq,
+                Some([Appended::Refused(code, text)]) => {
+                    assert!(code.is_retryable(), "{code:?} {text}");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Some(other) => panic!("{other:?}"),
+                None => {}
+            }
         }
-    }
-    panic!("a message was not stored in 100 attempts");
+    };
+    let stored = tokio::time::timeout(INSIST, stored).await;
+    stored.unwrap_or_else(|_| panic!("a message was not stored within {INSIST:?}"))
 }
 
 /// Every message once, in its place.
@@ -281,7 +295,10 @@ async fn a_lock_of_a_dead_router_holds_up_its_conversation_and_no_other() {
     let (key, value) = fixture.rows(&client, b'h').await.pop_first().unwrap();
     // A router that dies between prewriting and committing.
     control.fault("do=refuse&on=commit");
-    let options = TransactionOptions::new_optimistic().drop_check(CheckLevel::Warn);
+    // Its lock lives 3 s from its start: retries, 1.5 s of them, would use up the time in which it holds.
+    let options = TransactionOptions::new_optimistic()
+        .no_resolve_regions()
+        .drop_check(CheckLevel::Warn);
     let mut dead = client.begin_with_options(options).await.unwrap();
     dead.put(key, value).await.unwrap();
     dead.commit().await.unwrap_err();

@@ -1,12 +1,11 @@
 //! The connection to PD and TiKV: transactions and snapshots under deadlines of our own.
 //!
 //! The client waits without bound in places, loses its timestamp stream for good when PD dies at the wrong moment, and gives
-//! no sign of a connection that is dead. So every call has a deadline, and after [`FAILURES_MAX`] failures of the
-//! connection in a row a new client is made in place of the old; calls that are on their way end with theirs.
+//! no sign of a connection that is dead. So every call has a deadline, and after some failures in a row
+//! ([`super::health`]) a new client is made in place of the old; calls that are on their way end with theirs.
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tikv_client::transaction::HeartbeatOption;
@@ -17,11 +16,10 @@ use tikv_client::{
 use tokio::sync::{Mutex, RwLock};
 
 use super::fault::{Fault, FaultCounts, Lock};
+use super::health::{Asked, Health};
 use super::keys::KeyRange;
 use super::options::TikvTls;
 
-/// Failures of the connection in a row after which it is made anew.
-const FAILURES_MAX: u32 = 4;
 /// Largest answer that is taken: 200 of the largest messages.
 const ANSWER_BYTES_MAX: usize = 20 * 1024 * 1024;
 /// What the client itself waits for one request.
@@ -50,8 +48,7 @@ pub(super) struct Kv {
     client: RwLock<Option<TransactionClient>>,
     /// Held by who connects: the others take what he gets.
     connecting: Mutex<()>,
-    failures: AtomicU32,
-    rebuilt: AtomicU64,
+    health: Health,
     pub(super) faults: FaultCounts,
 }
 
@@ -69,58 +66,51 @@ impl Kv {
             reach,
             client: RwLock::new(None),
             connecting: Mutex::new(()),
-            failures: AtomicU32::new(0),
-            rebuilt: AtomicU64::new(0),
+            health: Health::default(),
             faults: FaultCounts::default(),
         })
     }
 
     /// Times that the connection was made anew.
     pub(super) fn rebuilt(&self) -> u64 {
-        self.rebuilt.load(Ordering::Relaxed)
+        self.health.rebuilt()
     }
 
     /// Waits for `call` as long as a call may take, and counts how it ended.
     async fn within<T>(
         &self,
+        asked: Asked,
         what: &str,
         call: impl Future<Output = tikv_client::Result<T>>,
     ) -> Result<T, Fault> {
-        self.within_time(self.reach.call, what, call).await
+        self.within_time(self.reach.call, asked, what, call).await
     }
 
     async fn within_time<T>(
         &self,
         time: Duration,
+        asked: Asked,
         what: &str,
         call: impl Future<Output = tikv_client::Result<T>>,
     ) -> Result<T, Fault> {
+        let connection = self.health.rebuilt();
         let outcome = match tokio::time::timeout(time, call).await {
             Ok(outcome) => outcome.map_err(Fault::from),
             Err(_) => Err(Fault::timeout(what)),
         };
         match outcome {
             Ok(answer) => {
-                self.failures.store(0, Ordering::Relaxed);
+                self.health.answered(asked, connection);
                 Ok(answer)
             }
             Err(fault) => {
-                self.failed(what, &fault).await;
+                self.faults.count(fault.class);
+                tracing::debug!(what, %fault, "a call to TiKV failed");
+                if fault.class.is_of_connection() && self.health.failed(asked, connection) {
+                    tracing::warn!(what, %fault, "the connection to TiKV is made anew");
+                    *self.client.write().await = None;
+                }
                 Err(fault)
-            }
-        }
-    }
-
-    async fn failed(&self, what: &str, fault: &Fault) {
-        self.faults.count(fault.class);
-        tracing::debug!(what, %fault, "a call to TiKV failed");
-        if fault.class.is_of_connection() {
-            let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-            if failures >= FAILURES_MAX {
-                tracing::warn!(what, %fault, failures, "the connection to TiKV is made anew");
-                self.failures.store(0, Ordering::Relaxed);
-                self.rebuilt.fetch_add(1, Ordering::Relaxed);
-                *self.client.write().await = None;
             }
         }
     }
@@ -147,7 +137,7 @@ impl Kv {
             config = config.with_security(&tls.ca, &tls.cert, &tls.key);
         }
         let connect = TransactionClient::new_with_config(self.reach.pd.clone(), config);
-        let client = self.within("connecting", connect).await?;
+        let client = self.within(Asked::Pd, "connecting", Box::pin(connect)).await?;
         *self.client.write().await = Some(client.clone());
         Ok(client)
     }
@@ -157,18 +147,23 @@ impl Kv {
         let client = self.client().await?;
         let options = options();
         let inner = self
-            .within("beginning", client.begin_with_options(options))
+            .within(
+                Asked::Pd,
+                "beginning",
+                Box::pin(client.begin_with_options(options)),
+            )
             .await?;
         Ok(Write {
             kv: Arc::clone(self),
             inner,
+            has_changes: false,
         })
     }
 
     /// What is there now.
     pub(super) async fn snapshot(self: &Arc<Self>) -> Result<Read, Fault> {
         let client = self.client().await?;
-        let now = self.within("asking the time", client.current_timestamp()).await?;
+        let now = self.time(&client).await?;
         Ok(Read {
             kv: Arc::clone(self),
             at: now.version(),
@@ -176,10 +171,15 @@ impl Kv {
         })
     }
 
+    async fn time(&self, client: &TransactionClient) -> Result<Timestamp, Fault> {
+        let now = Box::pin(client.current_timestamp());
+        self.within(Asked::Pd, "asking the time", now).await
+    }
+
     /// The time of the timestamp oracle, as a version.
     pub(super) async fn now(&self) -> Result<u64, Fault> {
         let client = self.client().await?;
-        let now = self.within("asking the time", client.current_timestamp()).await?;
+        let now = self.time(&client).await?;
         Ok(now.version())
     }
 
@@ -198,7 +198,9 @@ impl Kv {
         };
         let at = Timestamp::from_version(start);
         let ending = client.resolve_locks(vec![lock], at, Backoff::no_backoff());
-        let alive = self.within("ending a transaction", ending).await?;
+        let alive = self
+            .within(Asked::Tikv, "ending a transaction", Box::pin(ending))
+            .await?;
         match alive.first() {
             None => Ok(()),
             Some(_) => Err(Fault::locked("a transaction that is over cannot be ended")),
@@ -208,9 +210,9 @@ impl Kv {
     /// The locks in a range.
     pub(super) async fn locks(&self, range: KeyRange) -> Result<Vec<Lock>, Fault> {
         let client = self.client().await?;
-        let now = self.within("asking the time", client.current_timestamp()).await?;
+        let now = self.time(&client).await?;
         let scan = client.scan_locks(&now, bounds(range), LOCKS_MAX);
-        let found = self.within("scanning locks", scan).await?;
+        let found = self.within(Asked::Tikv, "scanning locks", Box::pin(scan)).await?;
         Ok(found.iter().map(Lock::from).collect())
     }
 
@@ -219,7 +221,8 @@ impl Kv {
     pub(super) async fn collect_garbage(&self, until: u64) -> Result<bool, Fault> {
         let client = self.client().await?;
         let collect = client.gc(Timestamp::from_version(until));
-        self.within_time(COLLECT, "collecting garbage", collect).await
+        self.within_time(COLLECT, Asked::Tikv, "collecting garbage", collect)
+            .await
     }
 }
 
@@ -322,7 +325,10 @@ impl Rows for Read {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let found = self.kv.within("reading", self.inner.batch_get(keys)).await?;
+        let found = self
+            .kv
+            .within(Asked::Tikv, "reading", Box::pin(self.inner.batch_get(keys)))
+            .await?;
         Ok(found.map(pair).collect())
     }
 
@@ -331,7 +337,7 @@ impl Rows for Read {
             return Ok(Vec::new());
         }
         let scan = self.inner.scan(bounds(range), limit);
-        let found = self.kv.within("scanning", scan).await?;
+        let found = self.kv.within(Asked::Tikv, "scanning", Box::pin(scan)).await?;
         Ok(found.map(pair).collect())
     }
 }
@@ -340,6 +346,8 @@ impl Rows for Read {
 pub(super) struct Write {
     kv: Arc<Kv>,
     inner: Transaction,
+    /// Whether anything is to be written: else ending it asks nobody.
+    has_changes: bool,
 }
 
 impl Rows for Write {
@@ -347,7 +355,10 @@ impl Rows for Write {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let found = self.kv.within("reading", self.inner.batch_get(keys)).await?;
+        let found = self
+            .kv
+            .within(Asked::Tikv, "reading", Box::pin(self.inner.batch_get(keys)))
+            .await?;
         Ok(found.map(pair).collect())
     }
 
@@ -356,7 +367,7 @@ impl Rows for Write {
             return Ok(Vec::new());
         }
         let scan = self.inner.scan(bounds(range), limit);
-        let found = self.kv.within("scanning", scan).await?;
+        let found = self.kv.within(Asked::Tikv, "scanning", Box::pin(scan)).await?;
         Ok(found.map(pair).collect())
     }
 }
@@ -369,8 +380,13 @@ impl Write {
 
     /// Ends it without writing. Only for what was not committed, or whose commit was refused.
     pub(super) async fn abandon(mut self) {
-        // Asks nobody if nothing was to be written.
-        if let Err(fault) = self.kv.within("rolling back", self.inner.rollback()).await {
+        let rollback = Box::pin(self.inner.rollback());
+        let outcome = if self.has_changes {
+            self.kv.within(Asked::Tikv, "rolling back", rollback).await
+        } else {
+            rollback.await.map_err(Fault::from)
+        };
+        if let Err(fault) = outcome {
             tracing::debug!(%fault, "a transaction could not be rolled back; its locks end with their time");
         }
     }
@@ -383,6 +399,7 @@ impl Write {
         changes: impl Iterator<Item = (&'c Vec<u8>, &'c Change)>,
     ) -> Result<(), Fault> {
         for (key, change) in changes {
+            self.has_changes = true;
             let key = key.clone();
             let outcome = match change {
                 Change::Insert(value) => self.inner.insert(key, value.clone()).await,
@@ -396,7 +413,10 @@ impl Write {
                 return Err(fault);
             }
         }
-        let committed = self.kv.within("committing", self.inner.commit()).await;
+        let committed = self
+            .kv
+            .within(Asked::Tikv, "committing", Box::pin(self.inner.commit()))
+            .await;
         match committed {
             Ok(_) => Ok(()),
             Err(fault) => {

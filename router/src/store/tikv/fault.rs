@@ -189,7 +189,9 @@ impl Found {
     fn add(&mut self, error: &Error) {
         match error {
             Error::ExtractedErrors(errors) | Error::MultipleKeyErrors(errors) => {
-                errors.iter().for_each(|error| self.add(error));
+                for error in errors {
+                    self.add(error);
+                }
             }
             Error::UndeterminedError(_) => self.is_undetermined = true,
             Error::PessimisticLockError { inner, .. } => self.add(inner),

@@ -13,6 +13,7 @@ mod doubt;
 mod draft;
 mod fault;
 mod garbage;
+mod health;
 mod job;
 mod keys;
 mod known;
@@ -231,10 +232,11 @@ impl MessageStore for TikvStore {
 
     fn clear_outbox(&self, rows: Vec<u64>) {
         for row in rows {
-            match self.shared.lane_of(row) {
-                Some(lane) => self.order(lane, Order::Clear(row)),
+            if let Some(lane) = self.shared.lane_of(row) {
+                self.order(lane, Order::Clear(row));
+            } else {
                 // Only rows that this store has named are cleared; the next start finds it.
-                None => tracing::debug!(row, "an outbox row that nobody was told of is not cleared"),
+                tracing::debug!(row, "an outbox row that nobody was told of is not cleared");
             }
         }
     }

@@ -43,12 +43,15 @@ pub(super) enum Order {
     Clear(u64),
 }
 
+/// Conversations whose heads are to be mended, and who waits for it.
+type Mend = (Vec<ConvKey>, oneshot::Sender<Result<(), StoreError>>);
+
 /// What one transaction takes.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
     pub(super) batch: Option<(Batch, oneshot::Sender<Committed>)>,
     pub(super) reads: Vec<(ReadRequest, oneshot::Sender<Result<ReadMark, StoreError>>)>,
-    pub(super) mends: Vec<(Vec<ConvKey>, oneshot::Sender<Result<(), StoreError>>)>,
+    pub(super) mends: Vec<Mend>,
     pub(super) delivered: Vec<DeliveredMark>,
     pub(super) clears: Vec<u64>,
 }

@@ -2,10 +2,10 @@
 //!
 //! Whoever meets the head of another writer, or one of his own whose commit he never saw whole, cannot know whether that
 //! commit is all there. So he reads the conversation from the first place of that commit to its end, makes a void record of
-//! every hole (places stay dense; a void is acknowledged to nobody), puts back dedupe rows that are missing, makes and
-//! unmakes changes of members as the log says, sees that all members have their recent rows ([`super::stays`]), and writes
-//! the head in his own name. All that he read may never have been published: unless the outbox row of that commit is still
-//! there and names it, he writes one.
+//! every hole (places stay dense; a void is acknowledged to nobody), puts back dedupe rows that are missing and not
+//! forgotten, makes and unmakes changes of members as the log says, sees that all members have their recent rows
+//! ([`super::stays`]), and writes the head in his own name. All that he read may never have been published: unless the
+//! outbox row of that commit is still there and names it, he writes one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ use super::doubt::Doubts;
 use super::draft::Author;
 use super::fault::Fault;
 use super::keys::{ConvKey, Keys};
-use super::rows::{DedupeRow, HeadRow, MessageRow, Outbox, Value};
+use super::rows::{DedupeRow, ForgottenRow, HeadRow, MessageRow, Outbox, Value};
 
 /// Messages per read: all of the largest fit an answer.
 const PAGE: u32 = 64;
@@ -251,12 +251,23 @@ impl<'k> Repair<'k> {
                 seq,
                 hash: message.hash,
             };
-            wanted.insert(self.keys.dedupe(conv, &message.sender, id), row);
+            wanted.insert(self.keys.dedupe(conv, &message.sender, id), (id, row));
         }
-        let found = rows.many(wanted.keys().cloned().collect()).await?;
-        let found: BTreeSet<Vec<u8>> = found.into_iter().map(|(key, _)| key).collect();
-        for (key, row) in wanted {
-            if !found.contains(&key) {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let forgotten = self.keys.forgotten(self.lane);
+        let asked = wanted.keys().chain([&forgotten]).cloned().collect();
+        let found: BTreeMap<Vec<u8>, Vec<u8>> = rows.many(asked).await?.into_iter().collect();
+        // Where it cannot be read all are put back: what they say is true all the same.
+        let until = found
+            .get(&forgotten)
+            .and_then(|value| ForgottenRow::decode(&forgotten, value).ok());
+        // A forgotten id is refused as stale; its row would make it known again.
+        let is_forgotten =
+            |id: ClientMsgId| until.is_some_and(|ForgottenRow(until_ms)| id.time_ms() <= until_ms);
+        for (key, (id, row)) in wanted {
+            if !found.contains_key(&key) && !is_forgotten(id) {
                 let value = row.encode(&key);
                 self.changes.insert(key, Change::Insert(value));
             }
@@ -266,7 +277,7 @@ impl<'k> Repair<'k> {
 
     /// All that is to be written, the outbox row included.
     pub(super) fn finish(mut self) -> Mended {
-        let row = (!self.entries.is_empty()).then(|| Outbox {
+        let row = (!self.entries.is_empty()).then_some(Outbox {
             writer: self.author.boot,
             entries: self.entries,
         });

@@ -52,8 +52,8 @@ impl Repair<'_> {
             .collect();
         self.write_stays(conv, &before, after, mended);
         mended.members = users.len() as u64;
-        let changes = seen.readable().filter(|(_, message)| message.moves.is_some());
-        let changed = changes.map(|(seq, _)| seq).max();
+        let moving = seen.readable().filter(|(_, message)| message.moves.is_some());
+        let changed = moving.map(|(seq, _)| seq).max();
         mended.head.conv_version = mended.head.conv_version.max(changed.unwrap_or(0));
         if mended.large || mended.members > LARGE_GROUP_MEMBERS {
             let is_touched = is_changed || changed.is_some() || !seen.holes.is_empty();
@@ -223,12 +223,12 @@ mod tests {
         }
     }
 
-    fn change(join: &[&str], leave: &[&str]) -> Option<Moves> {
+    fn change(join: &[&str], leave: &[&str]) -> Moves {
         let users = |names: &[&str]| names.iter().map(|name| user(name)).collect();
-        Some(Moves {
+        Moves {
             join: users(join),
             leave: users(leave),
-        })
+        }
     }
 
     /// A conversation from place 5 to `last`, with changes at some places and nothing at others.
@@ -268,8 +268,8 @@ mod tests {
         let seen = seen(
             6,
             vec![
-                (5, change(&["carol", "alice"], &["bob", "carol"])),
-                (6, change(&["dan"], &[])),
+                (5, Some(change(&["carol", "alice"], &["bob", "carol"]))),
+                (6, Some(change(&["dan"], &[]))),
             ],
         );
         let after = replay(&before, &seen);
@@ -295,7 +295,10 @@ mod tests {
 
     #[test]
     fn what_came_later_stands() {
-        let seen = seen(7, vec![(5, change(&["bob"], &["alice"])), (6, None), (7, None)]);
+        let seen = seen(
+            7,
+            vec![(5, Some(change(&["bob"], &["alice"]))), (6, None), (7, None)],
+        );
         let rows = stays_of(&[("alice", stay(7, 0)), ("bob", stay(5, 6))]);
         assert_eq!(replay(&rows, &seen), rows);
     }
