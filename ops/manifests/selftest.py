@@ -23,7 +23,7 @@ IN_KUBERNETES = (
     ("a wrong type", kubernetes.the_manifests_fit_the_schemas, ROUTER, "replicas: 2", 'replicas: "2"', "replicas"),
     (
         "a wrong kind", kubernetes.the_manifests_fit_the_schemas, ROUTER, "kind: StatefulSet", "kind: StatefulSett",
-        "statefulset",
+        "StatefulSett",
     ),
     (
         "a file that is not listed", kubernetes.the_kustomization_lists_every_file, KUSTOMIZATION,
