@@ -18,7 +18,7 @@ pub enum AnyBus {
     /// In the router's own memory.
     Memory(MemoryBus),
     /// Apart from all routers and gateways.
-    Kafka(KafkaBus),
+    Kafka(Box<KafkaBus>),
 }
 
 impl AnyBus {

@@ -432,7 +432,7 @@ mod tests {
         assert_named(&[
             ("bus.servers", |config| config.servers.clear()),
             ("bus.topic_prefix", |config| {
-                config.topic_prefix = "a b".to_owned()
+                config.topic_prefix = "a b".to_owned();
             }),
             ("bus.topic_prefix", |config| config.topic_prefix = "x".repeat(233)),
             ("bus.retention_secs", |config| config.retention_secs = 1),

@@ -240,7 +240,7 @@ impl ConsumerThread {
         match connect(&self.config, &self.reader.topic) {
             Ok(client) => {
                 self.counters.consumers.add(1);
-                self.client = client;
+                end_elsewhere(std::mem::replace(&mut self.client, client));
                 self.placed.fill(false);
                 for window in &mut self.reader.lock().partitions {
                     window.read_again();
@@ -364,6 +364,17 @@ impl ConsumerThread {
         } else if must_replace {
             self.replace();
         }
+    }
+}
+
+/// Ends a consumer on a thread of its own: librdkafka 2.12 can wait for ever for one whose partition stands still (seen with
+/// a paused one), and what is lost with it is a thread, not the deliveries of this gateway.
+fn end_elsewhere(client: BaseConsumer<Ears>) {
+    let ended = std::thread::Builder::new()
+        .name("kafka-end".to_owned())
+        .spawn(move || drop(client));
+    if let Err(error) = ended {
+        tracing::warn!(%error, "a consumer is ended here, which may take its time");
     }
 }
 

@@ -14,7 +14,7 @@ use rdkafka::Offset;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode as Code};
-use rdkafka::metadata::Metadata;
+use rdkafka::metadata::{Metadata, MetadataBroker};
 use tokio::sync::oneshot;
 
 use super::config::KafkaConfig;
@@ -201,7 +201,7 @@ impl Thread {
             let answer = self.client.fetch_metadata(None, ATTEMPT);
             let failure = match answer {
                 Ok(metadata) if !metadata.brokers().is_empty() => {
-                    return Ok(metadata.brokers().iter().map(|broker| broker.id()).collect());
+                    return Ok(metadata.brokers().iter().map(MetadataBroker::id).collect());
                 }
                 Ok(_) => "it has no brokers".to_owned(),
                 Err(error) => error.to_string(),

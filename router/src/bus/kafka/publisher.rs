@@ -23,9 +23,9 @@ use crate::clock::Clock;
 /// Topics that are gone and that the producer in use knows, before it is replaced.
 const GONE_TOPICS_MAX: usize = 32;
 /// How long it may know one.
-const GONE_TOPIC_AGE: Duration = Duration::from_secs(60);
+const GONE_TOPIC_AGE: Duration = Duration::from_mins(1);
 /// How long a producer is used: topics that nobody publishes to any more are forgotten with it.
-const PRODUCER_AGE: Duration = Duration::from_secs(600);
+const PRODUCER_AGE: Duration = Duration::from_mins(10);
 /// A producer lives at least so long, or one that dies at once would be replaced without end.
 const PRODUCER_AGE_MIN: Duration = Duration::from_secs(1);
 

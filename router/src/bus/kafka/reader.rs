@@ -14,7 +14,7 @@ use super::window::Window;
 use crate::clock::Clock;
 
 /// How long a reader lives that nobody asks.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+const IDLE_MAX: Duration = Duration::from_mins(1);
 
 /// The reader of one topic.
 #[derive(Debug)]

@@ -289,8 +289,11 @@ fn options() -> AdminOptions {
         .operation_timeout(Some(ANSWER_MAX))
 }
 
+/// What Kafka says of one topic: its name, or its name and why not.
+type TopicOutcome = Result<String, (String, Code)>;
+
 /// The outcome for the one topic that was asked for; no code if there was no answer.
-fn first(outcome: Result<Vec<Result<String, (String, Code)>>, ClientError>) -> Result<(), Option<Code>> {
+fn first(outcome: Result<Vec<TopicOutcome>, ClientError>) -> Result<(), Option<Code>> {
     match outcome {
         Ok(outcomes) => match outcomes.into_iter().next() {
             Some(Ok(_)) => Ok(()),
