@@ -121,7 +121,7 @@ impl Topic {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let bus = AnyBus::Kafka(runtime.block_on(KafkaBus::connect(kafka))?);
+        let bus = AnyBus::Kafka(Box::new(runtime.block_on(KafkaBus::connect(kafka))?));
         Self::make_on(bus, runtime, partitions, boot)
     }
 

@@ -100,11 +100,11 @@ impl Scraper {
     /// What they counted in between.
     pub(crate) fn report(&self, shared: &Shared) -> Vec<TargetMetrics> {
         let (load_ns, _) = shared.plan_shape();
-        let load_s = Duration::from_nanos(load_ns).as_secs_f64();
+        let seconds = Duration::from_nanos(load_ns).as_secs_f64();
         let pairs = self.before.iter().zip(&self.after);
         let rows = shared.options.metrics.iter().zip(pairs);
         rows.map(|(url, ends)| match ends {
-            (Ok(before), Ok(after)) => after.since(before, url, load_s),
+            (Ok(before), Ok(after)) => after.since(before, url, seconds),
             (Err(error), _) | (_, Err(error)) => TargetMetrics {
                 url: url.clone(),
                 error: Some(error.clone()),
@@ -290,15 +290,12 @@ fn series(line: &str) -> Option<(&str, &str, f64)> {
     if line.starts_with('#') {
         return None;
     }
-    let (name, labels, value) = match line.split_once('{') {
-        Some((name, rest)) => {
-            let (labels, value) = rest.rsplit_once('}')?;
-            (name, labels, value)
-        }
-        None => {
-            let (name, value) = line.split_once(' ')?;
-            (name, "", value)
-        }
+    let (name, labels, value) = if let Some((name, rest)) = line.split_once('{') {
+        let (labels, value) = rest.rsplit_once('}')?;
+        (name, labels, value)
+    } else {
+        let (name, value) = line.split_once(' ')?;
+        (name, "", value)
     };
     let value = value.split_ascii_whitespace().next()?.parse().ok()?;
     Some((name.trim(), labels, value))

@@ -92,7 +92,7 @@ mod tests {
         );
         let homes = |gateway| (0..4).filter_map(move |shard| home_of(gateway, shard, NODES.into_iter()));
         assert_eq!(homes("gateway-1").collect::<Vec<_>>(), [1, 1, 1, 0]);
-        assert_eq!(homes("gateway-2").collect::<Vec<_>>(), [2, 1, 0, 0]);
+        assert_eq!(homes("gateway-2").collect::<Vec<_>>(), [2, 0, 0, 0]);
     }
 
     #[test]

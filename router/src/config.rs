@@ -682,6 +682,7 @@ mod tests {
         // As the manifests name each router, and give it its secret.
         let variables = [
             ("CORELANE__ROUTER__NODE", "corelane-router-0"),
+            ("CORELANE__ROUTER__ADVERTISE", "10.1.0.7:7090"),
             ("CORELANE__REGISTRY__PASSWORD", "secret"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -690,6 +691,7 @@ mod tests {
         assert_eq!(config.router.node, "corelane-router-0");
         let redis = config.registry.redis().unwrap();
         assert_eq!(redis.password, "secret");
+        assert_eq!(config.alone(), None, "it is one of several");
     }
 
     #[test]
@@ -752,7 +754,7 @@ mod tests {
 
     #[test]
     fn an_address_that_nobody_can_connect_to_is_refused_where_others_hear_it() {
-        let redis = "[registry]\nurl = \"redis://127.0.0.1\"\n";
+        let redis = "[registry]\nurl = \"redis://127.0.0.1\"\n[bus]\nservers = \"127.0.0.1:9092\"\n";
         let router = |keys: &str| load(&format!("[router]\n{keys}\n{redis}"), &[]);
         let wildcard = "link_listen = \"0.0.0.0:7090\"";
         let text = router(wildcard).unwrap_err();

@@ -240,28 +240,8 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
         more_metrics: options.more_metrics,
     };
     let mut driver = Driver::new(Arc::clone(&shared), receiver);
-    let (left, mut dead) = runtime.block_on(driver.recover())?;
-    if config.alone().is_some() {
-        // All rows of its own store bear the same name, its own.
-        dead.clear();
-    }
-    let entry = RouterEntry {
-        node: shared.node.clone(),
-        boot: BootId(boot),
-        address: config.router.link_address(link_address),
-        http: config.router.http_address(http_address),
-    };
-    let member = runtime.block_on(membership::join(&shared, entry, config.alone()))?;
-    tracing::info!(
-        node = config.router.node,
-        boot = format!("{boot:016x}"),
-        cluster = format!("{:016x}", info.cluster_id),
-        lanes = info.lanes,
-        link = %link_address,
-        http = %http_address,
-        outbox_rows = left,
-        "router starts"
-    );
+    let addresses = (link_address, http_address);
+    let (member, dead) = runtime.block_on(enter(config, &shared, &mut driver, addresses))?;
     let stopped = stop.subscribe();
     let keep = Duration::from_secs(config.bus.topic_keep_secs.into());
     let thread = thread::Builder::new()
@@ -290,6 +270,40 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
         stopped,
         thread: Some(thread),
     })
+}
+
+/// Publishes what was left by who is dead, and joins the list of routers. Gives the dead along that may have more on its
+/// way.
+async fn enter(
+    config: &RouterConfig,
+    shared: &Arc<Shared>,
+    driver: &mut Driver,
+    (link_address, http_address): (SocketAddr, SocketAddr),
+) -> Result<(Member, Vec<u64>), StartError> {
+    let (left, mut dead) = driver.recover().await?;
+    if config.alone().is_some() {
+        // All rows of its own store bear the same name, its own.
+        dead.clear();
+    }
+    let entry = RouterEntry {
+        node: shared.node.clone(),
+        boot: BootId(shared.boot),
+        address: config.router.link_address(link_address),
+        http: config.router.http_address(http_address),
+    };
+    let member = Box::pin(membership::join(shared, entry, config.alone())).await?;
+    let info = shared.store.info();
+    tracing::info!(
+        node = config.router.node,
+        boot = format!("{:016x}", shared.boot),
+        cluster = format!("{:016x}", info.cluster_id),
+        lanes = info.lanes,
+        link = %link_address,
+        http = %http_address,
+        outbox_rows = left,
+        "router starts"
+    );
+    Ok((member, dead))
 }
 
 fn threads(configured: usize) -> Result<tokio::runtime::Runtime, StartError> {
@@ -322,7 +336,7 @@ async fn registry(config: &RouterConfig, clock: Clock) -> Result<AnyRegistry, St
 async fn bus(config: &RouterConfig) -> Result<AnyBus, StartError> {
     Ok(match config.bus.kafka() {
         None => AnyBus::Memory(MemoryBus::default()),
-        Some(kafka) => AnyBus::Kafka(KafkaBus::connect(kafka).await?),
+        Some(kafka) => AnyBus::Kafka(Box::new(KafkaBus::connect(kafka).await?)),
     })
 }
 

@@ -1,5 +1,5 @@
-//! Routers that share a registry: who may be one of them, and who is told why not. Needs a real Redis:
-//! `eval "$(ops/services up redis)"`, then `--ignored`.
+//! Routers that share a registry: who may be one of them, and who is told why not. Needs a real Redis and a real
+//! Kafka: `eval "$(ops/services up redis kafka)"`, then `--ignored`.
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails by panicking")]
 
 use std::net::SocketAddr;
@@ -28,11 +28,14 @@ fn router(dir: &Path, node: &str, prefix: &str) -> Result<RouterHandle, StartErr
     config.registry.url = std::env::var("CORELANE_TEST_REDIS")
         .unwrap_or_else(|_| panic!("CORELANE_TEST_REDIS is not set: eval \"$(ops/services up redis)\""));
     prefix.clone_into(&mut config.registry.prefix);
+    config.bus.servers = std::env::var("CORELANE_TEST_KAFKA")
+        .unwrap_or_else(|_| panic!("CORELANE_TEST_KAFKA is not set: eval \"$(ops/services up kafka)\""));
+    config.bus.topic_prefix = format!("{prefix}deliver");
     start(&config, RouterOptions::default())
 }
 
 #[test]
-#[ignore = "needs ops/services up redis"]
+#[ignore = "needs ops/services up redis kafka"]
 fn a_second_router_of_one_name_is_refused_while_the_first_lives() {
     let (first_dir, second_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let prefix = prefix();
@@ -46,7 +49,7 @@ fn a_second_router_of_one_name_is_refused_while_the_first_lives() {
 }
 
 #[test]
-#[ignore = "needs ops/services up redis"]
+#[ignore = "needs ops/services up redis kafka"]
 fn a_router_that_left_in_order_is_replaced_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let prefix = prefix();
@@ -60,7 +63,7 @@ fn a_router_that_left_in_order_is_replaced_at_once() {
 }
 
 #[test]
-#[ignore = "needs ops/services up redis"]
+#[ignore = "needs ops/services up redis kafka"]
 fn a_router_with_a_database_of_its_own_is_not_one_of_several() {
     let (first_dir, second_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let prefix = prefix();
@@ -72,7 +75,7 @@ fn a_router_with_a_database_of_its_own_is_not_one_of_several() {
         "{text}"
     );
     assert!(
-        text.contains("SQLite") && text.contains("registry.prefix"),
+        text.contains("store.pd") && text.contains("registry.prefix"),
         "{text}"
     );
 }

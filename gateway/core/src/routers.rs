@@ -45,8 +45,8 @@ pub(crate) struct Routers {
     version: u64,
     /// Any other list is better, whatever its version.
     is_doubted: bool,
-    routers: Vec<Router>,
-    /// By lane, the place of its router in `routers`.
+    members: Vec<Router>,
+    /// By lane, the place of its router in `members`.
     owners: Vec<u8>,
 }
 
@@ -65,7 +65,7 @@ impl Routers {
             if NodeId::new(node).is_err() || read.named(node).is_some() {
                 return None;
             }
-            read.routers.push(Router {
+            read.members.push(Router {
                 node: node.to_owned(),
                 boot: router.boot.to_native(),
                 address: router.address.as_str().to_owned(),
@@ -77,45 +77,45 @@ impl Routers {
 
     /// Whether there is no list.
     pub(crate) const fn is_empty(&self) -> bool {
-        self.routers.is_empty()
+        self.members.is_empty()
     }
 
     fn named(&self, node: &str) -> Option<&Router> {
-        self.routers.iter().find(|router| router.node == node)
+        self.members.iter().find(|router| router.node == node)
     }
 
     pub(crate) fn names_boot(&self, boot: u64) -> bool {
-        self.routers.iter().any(|router| router.boot == boot)
+        self.members.iter().any(|router| router.boot == boot)
     }
 
     /// The router that a link leads to.
     pub(crate) fn of_link(&self, at: LinkIndex) -> Option<&Router> {
-        self.routers.iter().find(|router| router.link == Some(at))
+        self.members.iter().find(|router| router.link == Some(at))
     }
 
     /// The link to the router of a lane, established or not.
     pub(crate) fn owner_of(&self, lane: Lane) -> Option<LinkIndex> {
         let owner = self.owners.get(usize::from(lane.0))?;
-        self.routers.get(usize::from(*owner))?.link
+        self.members.get(usize::from(*owner))?.link
     }
 
     /// Computes who serves which of so many lanes.
     pub(crate) fn share_lanes(&mut self, lanes: u16) {
-        let nodes = || self.routers.iter().map(|router| router.node.as_str());
+        let nodes = || self.members.iter().map(|router| router.node.as_str());
         let owner = |lane| router_of(Lane(lane), nodes()).map(|owner| owner as u8);
         self.owners = (0..lanes).filter_map(owner).collect();
     }
 
     fn assign(&mut self, node: &str, at: LinkIndex) {
         self.unassign(at);
-        if let Some(router) = self.routers.iter_mut().find(|router| router.node == node) {
+        if let Some(router) = self.members.iter_mut().find(|router| router.node == node) {
             router.link = Some(at);
         }
     }
 
     /// The link leads to no router of the list any more.
     pub(crate) fn unassign(&mut self, at: LinkIndex) {
-        for router in self.routers.iter_mut().filter(|router| router.link == Some(at)) {
+        for router in self.members.iter_mut().filter(|router| router.link == Some(at)) {
             router.link = None;
         }
     }
@@ -136,7 +136,7 @@ impl Shard {
         }
         let before = std::mem::replace(&mut self.links.routers, list);
         let mut restarted = Vec::new();
-        for router in self.links.routers.routers.clone() {
+        for router in self.links.routers.members.clone() {
             let known = before.named(&router.node);
             let linked = known.and_then(|known| known.link);
             let Some(at) = linked.or_else(|| self.link_towards(&router)) else {
@@ -178,7 +178,7 @@ impl Shard {
     /// Makes links to the routers of the list that have none.
     fn link_listed(&mut self) {
         let now = self.now.mono;
-        for router in self.links.routers.routers.clone() {
+        for router in self.links.routers.members.clone() {
             if router.link.is_none() && !router.address.is_empty() {
                 let Some(at) = self.links.add(Link::new(router.address, now)) else {
                     return;

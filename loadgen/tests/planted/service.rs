@@ -118,7 +118,7 @@ pub(crate) fn serve(fault: Fault, addresses: usize) -> Served {
     }));
     let at = |place| {
         listen(&service, move |stream, service| {
-            connection(stream, service, place)
+            connection(stream, service, place);
         })
     };
     Served {

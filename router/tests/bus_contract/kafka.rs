@@ -183,9 +183,9 @@ async fn the_janitor_deletes_the_topics_of_boots_that_are_dead_for_long_and_no_o
         .create_topics([&topic], &AdminOptions::new())
         .await
         .unwrap();
-    let mut janitor = Janitor::new(Duration::from_secs(3600));
+    let mut janitor = Janitor::new(Duration::from_hours(1));
     let is_alive = |boot| boot == BootId(2);
-    let hour = Duration::from_secs(3600);
+    let hour = Duration::from_hours(1);
     assert_eq!(janitor.sweep(&bus, Duration::ZERO, is_alive).await.unwrap(), []);
     assert_eq!(
         janitor.sweep(&bus, hour, is_alive).await.unwrap(),

@@ -22,7 +22,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 /// Longest that a broker may take until it answers.
-const READY_MAX: Duration = Duration::from_secs(60);
+const READY_MAX: Duration = Duration::from_mins(1);
 
 /// A setting that `ops/services up kafka` prints.
 pub(crate) fn service(key: &str) -> String {

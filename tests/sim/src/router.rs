@@ -635,7 +635,6 @@ impl World {
                         self.push(link, RecordKind::ServerFrame, 0, conn, reference, &frame);
                     }
                 }
-                Output::Answer(Origin::Api(_), _) => {}
                 Output::Persist(batch) => {
                     let delay = self.delay() * 2;
                     self.after(delay, Event::Apply(self.life, batch, self.store_ms()));
@@ -661,8 +660,8 @@ impl World {
                     self.publish(boot, partition, number, record);
                 }
                 Output::ClearOutbox(rows) => self.clear(&rows),
-                // Nobody is beside it.
-                Output::Drained(_) => {}
+                // Nobody asks through the API, and nobody is beside it.
+                Output::Answer(Origin::Api(_), _) | Output::Drained(_) => {}
                 Output::LookAtRouters => self.violation("a lone router looks for others".to_owned()),
             }
         }

@@ -159,22 +159,22 @@ impl Regions {
         &self,
         context: Option<&Context>,
         mut keys: impl Iterator<Item = &'k [u8]>,
-    ) -> Result<&Region, Error> {
+    ) -> Result<&Region, Box<Error>> {
         let id = context.map_or(0, |context| context.region_id);
-        let region = self.by_id(id).ok_or_else(|| region_not_found(id))?;
+        let region = self.by_id(id).ok_or_else(|| Box::new(region_not_found(id)))?;
         let peer = context.and_then(|context| context.peer.as_ref());
         let request_store_id = peer.map_or(self.store_id, |peer| peer.store_id);
         if request_store_id != self.store_id {
-            return Err(store_not_match(request_store_id, self.store_id));
+            return Err(store_not_match(request_store_id, self.store_id).into());
         }
         let epoch = context
             .and_then(|context| context.region_epoch)
             .unwrap_or_default();
         if (epoch.conf_ver, epoch.version) != (region.conf_ver, region.version) {
-            return Err(self.epoch_not_match(region));
+            return Err(self.epoch_not_match(region).into());
         }
         match keys.find(|key| !region.contains(key)) {
-            Some(key) => Err(key_not_in_region(key, region)),
+            Some(key) => Err(key_not_in_region(key, region).into()),
             None => Ok(region),
         }
     }
@@ -252,7 +252,9 @@ mod tests {
         regions.set(Region::whole(2, 3));
         for (index, key) in (10_u64..).zip(keys) {
             let parts = regions.split(key.as_bytes(), index * 2, index * 2 + 1).unwrap();
-            parts.into_iter().for_each(|part| regions.set(part));
+            for part in parts {
+                regions.set(part);
+            }
         }
         regions
     }
@@ -309,7 +311,9 @@ mod tests {
         let before = context(regions.of_key(b"a").unwrap());
         assert!(regions.admit(Some(&before), [&b"a"[..]].into_iter()).is_ok());
         let parts = regions.split(b"m", 20, 21).unwrap();
-        parts.into_iter().for_each(|part| regions.set(part));
+        for part in parts {
+            regions.set(part);
+        }
         let error = regions.admit(Some(&before), std::iter::empty()).unwrap_err();
         assert_eq!(error.epoch_not_match.unwrap().current_regions.len(), 2);
     }

@@ -97,7 +97,7 @@ impl Store {
         let mut state = self.lock();
         let region = match state.regions.admit(command.context(), command.keys()) {
             Ok(region) => region,
-            Err(error) => return Ok((C::refuse(error), 0)),
+            Err(error) => return Ok((C::refuse(*error), 0)),
         };
         let mut changes = Vec::new();
         let view = View::new(&state.rows);
@@ -303,21 +303,21 @@ mod tests {
         store
     }
 
-    fn context() -> Option<Context> {
+    fn context() -> Context {
         let epoch = RegionEpoch {
             conf_ver: 1,
             version: 1,
         };
-        Some(Context {
+        Context {
             region_id: 2,
             region_epoch: Some(epoch),
             ..Context::default()
-        })
+        }
     }
 
     async fn lock_key(store: &Store, start_ts: u64, key: &str) {
         let request = PrewriteRequest {
-            context: context(),
+            context: Some(context()),
             ..prewrite(start_ts, &[(Op::Put, key, "value")])
         };
         assert_eq!(store.execute(&request).await.unwrap().errors, []);
@@ -354,10 +354,9 @@ mod tests {
         assert_eq!((after.keys, after.locks), (before.keys, before.locks));
         assert_eq!(after.records, 2);
         let read = GetRequest {
-            context: context(),
+            context: Some(context()),
             key: b"key 7".to_vec(),
             version: 99,
-            ..GetRequest::default()
         };
         assert!(
             store
@@ -377,7 +376,7 @@ mod tests {
         let store = joined(folder.path()).await;
         store.split(b"m", 4, 5).await.unwrap().unwrap();
         let request = PrewriteRequest {
-            context: context(),
+            context: Some(context()),
             ..prewrite(10, &[(Op::Put, "z", "value")])
         };
         let answer = store.execute(&request).await.unwrap();

@@ -987,7 +987,7 @@ pub fn send_in(conv: &ConvId, reference: u32, restart: bool) -> Vec<u8> {
 /// A send of 60,000 bytes.
 pub fn big_send_in(conv: &ConvId, reference: u32) -> Vec<u8> {
     let target = body::Target::Conv(conv.as_bytes().to_vec());
-    send(target, reference, false, &[b'x'; 60_000])
+    send(target, reference, false, &vec![b'x'; 60_000])
 }
 
 /// A group whose conversation is served by `node` in a cluster of `nodes`, the one of this number.

@@ -70,11 +70,11 @@ impl PdService {
         self.node.store.identity().unwrap_or_default()
     }
 
-    fn header(&self) -> Option<ResponseHeader> {
-        Some(ResponseHeader {
+    fn header(&self) -> ResponseHeader {
+        ResponseHeader {
             cluster_id: self.identity().cluster_id,
             error: None,
-        })
+        }
     }
 
     fn store(&self) -> metapb::Store {
@@ -89,7 +89,7 @@ impl PdService {
     fn region(&self, region: Option<&Region>) -> Response<GetRegionResponse> {
         let store_id = self.identity().store_id;
         Response::new(GetRegionResponse {
-            header: self.header(),
+            header: Some(self.header()),
             region: region.map(|region| region.to_proto(store_id)),
             leader: region.map(|region| region.peer(store_id)),
             ..GetRegionResponse::default()
@@ -111,7 +111,7 @@ impl Pd for PdService {
             ..Member::default()
         };
         Ok(Response::new(GetMembersResponse {
-            header: self.header(),
+            header: Some(self.header()),
             members: vec![member.clone()],
             leader: Some(member.clone()),
             etcd_leader: Some(member),
@@ -123,7 +123,7 @@ impl Pd for PdService {
         &self,
         request: Request<Streaming<TsoRequest>>,
     ) -> Result<Response<BoxStream<TsoResponse>>, Status> {
-        let (mut requests, header) = (request.into_inner(), self.header());
+        let (mut requests, header) = (request.into_inner(), Some(self.header()));
         let (node, oracle) = (Arc::clone(&self.node), Arc::clone(&self.oracle));
         let (answers, stream) = mpsc::channel(TSO_ANSWERS);
         tokio::spawn(async move {
@@ -188,7 +188,7 @@ impl Pd for PdService {
             .iter()
             .flat_map(|region| region.peers.clone())
             .collect();
-        let header = self.header();
+        let header = Some(self.header());
         Ok(Response::new(ScanRegionsResponse {
             header,
             region_metas,
@@ -206,7 +206,7 @@ impl Pd for PdService {
         let store = Some(self.store()).filter(|store| store.id == id);
         let store = store.ok_or_else(|| Status::unknown(format!("invalid store ID {id}, not found")))?;
         Ok(Response::new(GetStoreResponse {
-            header: self.header(),
+            header: Some(self.header()),
             store: Some(store),
             stats: None,
         }))
@@ -218,7 +218,7 @@ impl Pd for PdService {
     ) -> Result<Response<GetAllStoresResponse>, Status> {
         self.node.pd_gate.pass().await;
         Ok(Response::new(GetAllStoresResponse {
-            header: self.header(),
+            header: Some(self.header()),
             stores: vec![self.store()],
         }))
     }
@@ -229,7 +229,7 @@ impl Pd for PdService {
     ) -> Result<Response<IsBootstrappedResponse>, Status> {
         self.node.pd_gate.pass().await;
         Ok(Response::new(IsBootstrappedResponse {
-            header: self.header(),
+            header: Some(self.header()),
             bootstrapped: true,
         }))
     }
@@ -244,7 +244,7 @@ impl Pd for PdService {
             max_peer_count: 1,
         });
         Ok(Response::new(GetClusterConfigResponse {
-            header: self.header(),
+            header: Some(self.header()),
             cluster,
         }))
     }
@@ -256,7 +256,7 @@ impl Pd for PdService {
         self.node.pd_gate.pass().await;
         let safe_point = self.node.store.safe_point();
         Ok(Response::new(GetGcSafePointResponse {
-            header: self.header(),
+            header: Some(self.header()),
             safe_point,
         }))
     }
@@ -275,7 +275,7 @@ impl Pd for PdService {
         tokio::spawn(async move { node.collect_garbage().await });
         let new_safe_point = self.node.store.safe_point();
         Ok(Response::new(UpdateGcSafePointResponse {
-            header: self.header(),
+            header: Some(self.header()),
             new_safe_point,
         }))
     }

@@ -1,9 +1,10 @@
 //! Commit: turns a transaction's locks into versions. A commit of what is committed answers success; of what was rolled
 //! back or never prewritten, that the transaction must be run again.
 
-use super::{Command, RequestKind, command, error};
+use super::error::{self, Refusal};
+use super::{Command, RequestKind, command};
 use crate::proto::errorpb;
-use crate::proto::kvrpcpb::{CommitRequest, CommitResponse, Context, KeyError};
+use crate::proto::kvrpcpb::{CommitRequest, CommitResponse, Context};
 use crate::record::{Change, Decision, Region};
 use crate::rows::{Ended, View};
 
@@ -21,7 +22,7 @@ impl Command for CommitRequest {
                 Err(error) => {
                     changes.clear();
                     return CommitResponse {
-                        error: Some(error),
+                        error: Some(*error),
                         ..CommitResponse::default()
                     };
                 }
@@ -43,12 +44,14 @@ pub(super) fn commit(
     start_ts: u64,
     commit_ts: u64,
     view: &View<'_>,
-) -> Result<Option<Change>, KeyError> {
+) -> Result<Option<Change>, Refusal> {
     if commit_ts <= start_ts {
-        return Err(error::abort(format!("cannot commit {start_ts} at {commit_ts}")));
+        return Err(error::abort(format!("cannot commit {start_ts} at {commit_ts}")).into());
     }
     match view.lock_of(key).filter(|lock| lock.start_ts == start_ts) {
-        Some(lock) if commit_ts < lock.min_commit_ts => Err(error::commit_ts_expired(key, lock, commit_ts)),
+        Some(lock) if commit_ts < lock.min_commit_ts => {
+            Err(error::commit_ts_expired(key, lock, commit_ts).into())
+        }
         Some(_) => Ok(Some(Change::Decide(Decision {
             key: key.to_vec(),
             start_ts,
@@ -58,7 +61,8 @@ pub(super) fn commit(
             Some(Ended::Committed(_)) => Ok(None),
             Some(Ended::RolledBack) | None => Err(error::retryable(format!(
                 "TxnLockNotFound: {start_ts} to be committed at {commit_ts}"
-            ))),
+            ))
+            .into()),
         },
     }
 }

@@ -6,6 +6,9 @@ use crate::proto::kvrpcpb::{
 };
 use crate::record::{Kind, Lock, Write};
 
+/// A key error in place of a result: boxed, since it is many times as large as what it stands for.
+pub(super) type Refusal = Box<KeyError>;
+
 /// A lock as clients see it.
 pub(crate) fn lock_info(key: &[u8], lock: &Lock) -> LockInfo {
     let op = match lock.kind() {

@@ -5,10 +5,11 @@
 //! was committed. Async commit and one-phase commit are answered with TiKV's fallback to two phases; pessimistic
 //! transactions are refused.
 
-use super::{Command, RequestKind, command, error};
+use super::error::{self, Refusal};
+use super::{Command, RequestKind, command};
 use crate::proto::errorpb;
 use crate::proto::kvrpcpb::write_conflict::Reason;
-use crate::proto::kvrpcpb::{Context, KeyError, Mutation, Op, PrewriteRequest, PrewriteResponse};
+use crate::proto::kvrpcpb::{Context, Mutation, Op, PrewriteRequest, PrewriteResponse};
 use crate::record::{Change, Kind, Lock, Region, Row, Write};
 use crate::rows::{Ended, View};
 
@@ -40,9 +41,9 @@ impl Command for PrewriteRequest {
                     };
                 }
                 // All locks are told at once, so that the client resolves them together.
-                Err(error) if error.locked.is_some() => answer.errors.push(error),
+                Err(error) if error.locked.is_some() => answer.errors.push(*error),
                 Err(error) => {
-                    answer.errors = vec![error];
+                    answer.errors = vec![*error];
                     break;
                 }
             }
@@ -54,33 +55,31 @@ impl Command for PrewriteRequest {
     }
 }
 
-fn prewrite(request: &PrewriteRequest, mutation: &Mutation, view: &View<'_>) -> Result<Outcome, KeyError> {
+fn prewrite(request: &PrewriteRequest, mutation: &Mutation, view: &View<'_>) -> Result<Outcome, Refusal> {
     let (op, start_ts, key) = (mutation.op(), request.start_version, mutation.key.as_slice());
     let kind = match op {
         Op::Put | Op::Insert => Kind::Put,
         Op::Del => Kind::Delete,
         Op::Lock | Op::CheckNotExists => Kind::Lock,
         Op::Rollback | Op::PessimisticLock => {
-            return Err(error::abort(format!("a mutation cannot be {op:?}")));
+            return Err(error::abort(format!("a mutation cannot be {op:?}")).into());
         }
     };
     if request.for_update_ts != 0 {
-        return Err(error::abort(
-            "this store serves no pessimistic transactions".to_owned(),
-        ));
+        return Err(error::abort("this store serves no pessimistic transactions".to_owned()).into());
     }
     match view.lock_of(key) {
         Some(lock) if lock.start_ts == start_ts => return Ok(Outcome::Nothing),
-        Some(lock) => return Err(error::locked(key, lock)),
+        Some(lock) => return Err(error::locked(key, lock).into()),
         None => {}
     }
-    if let Some(newest) = view.newest(key) {
-        if let Err(error) = constrain(request, mutation, newest, view) {
-            return match view.ended(key, start_ts) {
-                Some(Ended::Committed(at)) if error.conflict.is_some() => Ok(Outcome::CommittedBefore(at)),
-                _ => Err(error),
-            };
-        }
+    if let Some(newest) = view.newest(key)
+        && let Err(error) = constrain(request, mutation, newest, view)
+    {
+        return match view.ended(key, start_ts) {
+            Some(Ended::Committed(at)) if error.conflict.is_some() => Ok(Outcome::CommittedBefore(at)),
+            _ => Err(error),
+        };
     }
     if op == Op::CheckNotExists {
         return Ok(Outcome::Nothing);
@@ -111,9 +110,17 @@ fn constrain(
     mutation: &Mutation,
     newest: &Write,
     view: &View<'_>,
-) -> Result<(), KeyError> {
+) -> Result<(), Refusal> {
     let (start_ts, key) = (request.start_version, mutation.key.as_slice());
-    let conflict = |reason| error::conflict(start_ts, key, &request.primary_lock, newest, reason);
+    let conflict = |reason| {
+        Refusal::from(error::conflict(
+            start_ts,
+            key,
+            &request.primary_lock,
+            newest,
+            reason,
+        ))
+    };
     if newest.commit_ts > start_ts {
         return Err(conflict(Reason::Optimistic));
     }
@@ -123,7 +130,7 @@ fn constrain(
     }
     let must_not_exist = matches!(mutation.op(), Op::Insert | Op::CheckNotExists);
     if must_not_exist && view.value_at(key, start_ts).is_some() {
-        return Err(error::already_exists(key));
+        return Err(error::already_exists(key).into());
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Reads of a snapshot. A lock that may still commit below the snapshot's timestamp is told instead of a value: the
 //! reader has to resolve it first.
 
-use super::{Command, RequestKind, command, error};
+use super::error::{self, Refusal};
+use super::{Command, RequestKind, command};
 use crate::proto::errorpb;
 use crate::proto::kvrpcpb::{
     BatchGetRequest, BatchGetResponse, Context, GetRequest, GetResponse, KeyError, KvPair, ScanRequest,
@@ -21,7 +22,7 @@ impl Command for GetRequest {
         let answer = GetResponse::default();
         match get(&self.key, self.version, self.context(), view) {
             Err(error) => GetResponse {
-                error: Some(error),
+                error: Some(*error),
                 ..answer
             },
             Ok(None) => GetResponse {
@@ -45,7 +46,7 @@ impl Command for BatchGetRequest {
 
     fn run(&self, view: &View<'_>, _: &Region, _: &mut Vec<Change>) -> BatchGetResponse {
         let read = |key: &Vec<u8>| match get(key, self.version, self.context(), view) {
-            Err(error) => Some(refused(key, error)),
+            Err(error) => Some(refused(key, *error)),
             Ok(value) => value.map(|value| pair(key, value)),
         };
         BatchGetResponse {
@@ -96,9 +97,9 @@ fn get<'a>(
     ts: u64,
     context: Option<&Context>,
     view: &View<'a>,
-) -> Result<Option<&'a [u8]>, KeyError> {
+) -> Result<Option<&'a [u8]>, Refusal> {
     match view.lock_of(key).filter(|lock| blocks(lock, key, ts, context)) {
-        Some(lock) => Err(error::locked(key, lock)),
+        Some(lock) => Err(error::locked(key, lock).into()),
         None => Ok(view.value_at(key, ts)),
     }
 }

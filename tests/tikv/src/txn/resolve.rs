@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use super::commit::commit;
+use super::error::{self, Refusal};
 use super::rollback::rollback;
-use super::{Command, RequestKind, command, error};
+use super::{Command, RequestKind, command};
 use crate::proto::errorpb;
 use crate::proto::kvrpcpb::{
-    Context, KeyError, ResolveLockRequest, ResolveLockResponse, ScanLockRequest, ScanLockResponse,
+    Context, ResolveLockRequest, ResolveLockResponse, ScanLockRequest, ScanLockResponse,
 };
 use crate::record::{Change, Region};
 use crate::rows::View;
@@ -41,7 +42,7 @@ impl Command for ResolveLockRequest {
                 Err(error) => {
                     changes.clear();
                     return ResolveLockResponse {
-                        error: Some(error),
+                        error: Some(*error),
                         ..ResolveLockResponse::default()
                     };
                 }
@@ -52,11 +53,12 @@ impl Command for ResolveLockRequest {
 }
 
 /// Commits the key, or rolls it back where `commit_ts` is 0.
-fn end(key: &[u8], start_ts: u64, commit_ts: u64, view: &View<'_>) -> Result<Option<Change>, KeyError> {
+fn end(key: &[u8], start_ts: u64, commit_ts: u64, view: &View<'_>) -> Result<Option<Change>, Refusal> {
     if commit_ts > 0 {
         return commit(key, start_ts, commit_ts, view);
     }
-    rollback(key, start_ts, view).map_err(|at| error::abort(format!("{start_ts} is committed at {at}")))
+    rollback(key, start_ts, view)
+        .map_err(|at| error::abort(format!("{start_ts} is committed at {at}")).into())
 }
 
 impl Command for ScanLockRequest {

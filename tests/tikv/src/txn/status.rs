@@ -1,11 +1,11 @@
 //! The state of a transaction, asked of its primary key, and the heartbeat that keeps it alive.
 
+use super::error::{self, Refusal};
 use super::rollback::has_expired;
-use super::{Command, RequestKind, command, error};
+use super::{Command, RequestKind, command};
 use crate::proto::errorpb;
 use crate::proto::kvrpcpb::{
-    Action, CheckTxnStatusRequest, CheckTxnStatusResponse, Context, KeyError, TxnHeartBeatRequest,
-    TxnHeartBeatResponse,
+    Action, CheckTxnStatusRequest, CheckTxnStatusResponse, Context, TxnHeartBeatRequest, TxnHeartBeatResponse,
 };
 use crate::record::{Change, Decision, Lock, Region, Row};
 use crate::rows::{Ended, View};
@@ -26,7 +26,7 @@ impl Command for CheckTxnStatusRequest {
             None => self.unlocked(view, changes),
         };
         answer.unwrap_or_else(|error| CheckTxnStatusResponse {
-            error: Some(error),
+            error: Some(*error),
             ..CheckTxnStatusResponse::default()
         })
     }
@@ -43,9 +43,9 @@ impl CheckTxnStatusRequest {
 
     /// The primary is locked: roll it back if it has expired, else say for how long it may live, and let a reader pass
     /// by a transaction that allows it.
-    fn locked(&self, lock: &Lock, changes: &mut Vec<Change>) -> Result<CheckTxnStatusResponse, KeyError> {
+    fn locked(&self, lock: &Lock, changes: &mut Vec<Change>) -> Result<CheckTxnStatusResponse, Refusal> {
         if self.verify_is_primary && lock.primary != self.primary_key {
-            return Err(error::primary_mismatch(&self.primary_key, lock));
+            return Err(error::primary_mismatch(&self.primary_key, lock).into());
         }
         if has_expired(lock, self.current_ts) {
             changes.push(self.rollback());
@@ -81,7 +81,7 @@ impl CheckTxnStatusRequest {
         &self,
         view: &View<'_>,
         changes: &mut Vec<Change>,
-    ) -> Result<CheckTxnStatusResponse, KeyError> {
+    ) -> Result<CheckTxnStatusResponse, Refusal> {
         match view.ended(&self.primary_key, self.lock_ts) {
             Some(Ended::Committed(commit_version)) => Ok(CheckTxnStatusResponse {
                 commit_version,
@@ -92,7 +92,7 @@ impl CheckTxnStatusRequest {
                 changes.push(self.rollback());
                 Ok(acted(Action::LockNotExistRollback))
             }
-            None => Err(error::txn_not_found(self.lock_ts, &self.primary_key)),
+            None => Err(error::txn_not_found(self.lock_ts, &self.primary_key).into()),
         }
     }
 }
