@@ -1,6 +1,6 @@
 //! Names of routers become addresses beside the shard: a lookup may take many seconds, and a shard waits for nobody.
 //!
-//! Owns at most [`LOOKUPS_MAX`] lookups at a time, each on a thread of its own that wakes the shard when it is done. One
+//! Owns at most `LOOKUPS_MAX` lookups at a time, each on a thread of its own that wakes the shard when it is done. One
 //! more is refused: its link is tried again later. Each result is used once, so that a name that moves is followed; of
 //! several addresses of a name each attempt takes the next.
 

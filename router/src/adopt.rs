@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use corelane_protocol::frame::Frame;
 use corelane_protocol::frame::body::ArchivedMessage;
+use corelane_protocol::id::BootId;
 use corelane_router_core::event::Recovered;
 
 use crate::driver::Event;
+use crate::registry::Registry as _;
 use crate::shared::Shared;
 use crate::store::any::AnyStore;
 use crate::store::{MessageStore as _, OutboxRow, StoreError};
@@ -19,6 +21,8 @@ use crate::store::{MessageStore as _, OutboxRow, StoreError};
 const MESSAGES: u16 = 200;
 /// A store that failed is asked again after this time.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often rows are looked for of the dead whom nobody saw go.
+const SWEEP_PACE: Duration = Duration::from_mins(1);
 /// What a router had on its way when it died has arrived after this time: its locks live 20 s.
 const LATE: Duration = Duration::from_secs(30);
 
@@ -42,7 +46,14 @@ pub(crate) async fn left(store: &AnyStore, row: OutboxRow) -> Result<Left, Store
         let mut frames = Vec::new();
         let mut from = first;
         while from != 0 && from <= last {
-            let pulled = store.pull(app, conv.clone(), from, last, MESSAGES).await?;
+            let pulled = match store.pull(app, conv.clone(), from, last, MESSAGES).await {
+                // The rest of the row is as good as ever.
+                Err(error @ StoreError::Damaged { .. }) => {
+                    tracing::error!(%error, row = row.id, "a part of an outbox row cannot be published");
+                    break;
+                }
+                pulled => pulled?,
+            };
             from = pulled.next_seq;
             frames.extend(pulled.messages.into_iter().filter(|(_, frame)| has_sender(frame)));
         }
@@ -88,14 +99,46 @@ pub(crate) async fn strays(shared: Arc<Shared>) {
 
 /// Publishes what routers left that are dead, now and once more when all has arrived that they had on its way. Call it
 /// with boots that are known to be dead: what a living router wrote would be published twice.
-pub(crate) async fn adopt(shared: Arc<Shared>, dead: Vec<u64>) {
+pub(crate) async fn adopt(shared: Arc<Shared>, mut dead: Vec<u64>) {
     for wait in [Duration::ZERO, LATE] {
         tokio::time::sleep(wait).await;
+        // Who is in the list again publishes his own.
+        let list = shared.cluster.list();
+        dead.retain(|boot| !list.has(BootId(*boot)));
         while let Err(error) = adopt_once(&shared, &dead).await {
             tracing::warn!(%error, "what a dead router left cannot be read; tried again");
             tokio::time::sleep(AGAIN).await;
         }
     }
+}
+
+/// Publishes what the dead left whom nobody saw go, now and then again, until the router stops: a predecessor whose lease
+/// still stood when this router looked, or who came and died between two looks.
+pub(crate) async fn sweep(shared: Arc<Shared>) {
+    loop {
+        if let Err(error) = Box::pin(sweep_once(&shared)).await {
+            tracing::warn!(%error, "what dead routers left cannot be looked for; tried again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP_PACE) => {}
+            () = shared.stop.cancelled() => return,
+        }
+    }
+}
+
+async fn sweep_once(shared: &Arc<Shared>) -> Result<(), StoreError> {
+    // In this order: who comes between the two has left nothing that was read.
+    let mut dead = shared.store.writers().await?;
+    let Ok(listed) = shared.registry.routers().await else {
+        return Ok(());
+    };
+    // Where the registry forgot the list, the known one still names who is coming back.
+    let known = shared.cluster.list();
+    dead.retain(|boot| *boot != shared.boot && !listed.has(BootId(*boot)) && !known.has(BootId(*boot)));
+    if dead.is_empty() {
+        return Ok(());
+    }
+    adopt_once(shared, &dead).await
 }
 
 async fn adopt_once(shared: &Arc<Shared>, dead: &[u64]) -> Result<(), StoreError> {

@@ -29,7 +29,7 @@ use crate::registry::Registry as _;
 use crate::requests::core_route;
 use crate::shared::{Shared, StopReason};
 use crate::start::StartError;
-use crate::store::MessageStore as _;
+use crate::store::{Members, MessageStore as _, StoreError};
 
 /// Batches of inputs that wait.
 pub(crate) const QUEUE: usize = 1024;
@@ -111,12 +111,12 @@ impl Driver {
     }
 
     /// Publishes again what earlier lives, and routers that are dead, left in the outbox. Before anything else. Says how
-    /// many rows there were, and who had written any.
+    /// many rows there were.
     ///
     /// # Errors
     ///
     /// [`StartError`]: the router cannot keep its promise on this store, or nobody knows who lives; do not start.
-    pub(crate) async fn recover(&mut self) -> Result<(u64, Vec<u64>), StartError> {
+    pub(crate) async fn recover(&mut self) -> Result<u64, StartError> {
         let store = Arc::clone(&self.shared.store);
         // In this order: who comes between the two has left nothing that was read.
         let mut dead = store.writers().await?;
@@ -138,7 +138,7 @@ impl Driver {
             self.locate_from = self.shared.clock.now().mono + RECLAIM;
         }
         self.carry_out();
-        Ok((count, dead))
+        Ok(count)
     }
 
     /// All of a row is in the core before the first of it can be published and clear the row.
@@ -304,10 +304,14 @@ impl Driver {
             Output::LoadMembers(ticket, app, conv, since) => {
                 let store = Arc::clone(&self.shared.store);
                 self.ask(ticket, async move {
-                    let members = store
-                        .members(app, conv, since)
-                        .await
-                        .map_err(|error| error.to_string())?;
+                    let members = match store.members(app, conv, since).await {
+                        // It stays damaged, and its lane must go on. Nobody is told live; they see the gap, or sync.
+                        Err(error @ StoreError::Damaged { .. }) => {
+                            tracing::error!(%error, "the members of a group cannot be read");
+                            Members::default()
+                        }
+                        members => members.map_err(|error| error.to_string())?,
+                    };
                     Ok(Input::Members(ticket, members.version, members.stays))
                 });
             }

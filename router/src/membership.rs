@@ -88,8 +88,6 @@ pub(crate) struct Member {
     place: Place,
     renew_at: Duration,
     turned_at: Duration,
-    /// The version that was noted as drained.
-    drained: u64,
 }
 
 /// What became of an attempt to join.
@@ -212,7 +210,6 @@ impl Member {
             place,
             renew_at: asked_at + LEASE / RENEWALS_PER_LEASE,
             turned_at: asked_at,
-            drained: 0,
         };
         member.log_list();
         member
@@ -253,12 +250,13 @@ impl Member {
     /// Notes in the registry what was drained, so that others can go on.
     async fn note_drained(&mut self) {
         let version = self.shared.cluster.last_drained();
-        if version == self.drained || !self.place.is_listed() {
+        // By what the list says, not by what was written: the registry may have lost the end of its memory.
+        let noted = self.place.list().drained.get(&self.entry.boot).copied();
+        if noted.unwrap_or(0) >= version || !self.place.is_listed() {
             return;
         }
-        match self.shared.registry.set_drained(self.entry.boot, version).await {
-            Ok(()) => self.drained = version,
-            Err(error) => tracing::debug!(%error, version, "that it is drained is noted later"),
+        if let Err(error) = self.shared.registry.set_drained(self.entry.boot, version).await {
+            tracing::debug!(%error, version, "that it is drained is noted later");
         }
     }
 
@@ -342,7 +340,6 @@ impl Member {
                 tracing::warn!(version, "this router is in the list again");
                 self.place.joined(version, asked_at, incarnation);
                 self.renew_at = asked_at + LEASE / RENEWALS_PER_LEASE;
-                self.drained = 0;
                 true
             }
             Ok(RouterJoin::Taken { by, .. }) => {
@@ -391,8 +388,12 @@ impl Member {
     /// publish again what this router leaves in its outbox.
     async fn drain(&self) {
         self.give_up_lanes().await;
-        while self.shared.cluster.rows_held() > 0 {
-            tokio::time::sleep(CONSUMED_PACE).await;
+        while self.shared.cluster.rows_held() > 0 || !self.shared.store.is_cleared() {
+            tokio::select! {
+                () = tokio::time::sleep(CONSUMED_PACE) => {}
+                // Something arrived: it is refused at once.
+                () = self.shared.cluster.is_asked() => self.give_up_lanes().await,
+            }
         }
     }
 

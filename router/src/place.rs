@@ -114,6 +114,10 @@ impl Place {
     pub(crate) fn looked(&mut self, now: Duration, list: RouterSet, incarnation: u64) -> Look {
         let is_forgotten = incarnation != self.incarnation;
         let is_there = self.is_listed && list.has(self.own);
+        if is_there {
+            // The list outlived what was forgotten: a later lapse is a lapse.
+            self.incarnation = incarnation;
+        }
         if !is_there && self.is_listed && is_forgotten {
             self.settles_until = Some(now + SETTLE);
             return Look {

@@ -241,7 +241,7 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
     };
     let mut driver = Driver::new(Arc::clone(&shared), receiver);
     let addresses = (link_address, http_address);
-    let (member, dead) = runtime.block_on(enter(config, &shared, &mut driver, addresses))?;
+    let member = runtime.block_on(enter(config, &shared, &mut driver, addresses))?;
     let stopped = stop.subscribe();
     let keep = Duration::from_secs(config.bus.topic_keep_secs.into());
     let thread = thread::Builder::new()
@@ -253,7 +253,7 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
                 driver,
                 member,
                 (link_listener, http_listener),
-                (keep, dead),
+                keep,
             ));
             runtime.shutdown_timeout(STOP_GRACE);
         })
@@ -272,19 +272,14 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
     })
 }
 
-/// Publishes what was left by who is dead, and joins the list of routers. Gives the dead along that may have more on its
-/// way.
+/// Publishes what was left by who is dead, and joins the list of routers.
 async fn enter(
     config: &RouterConfig,
     shared: &Arc<Shared>,
     driver: &mut Driver,
     (link_address, http_address): (SocketAddr, SocketAddr),
-) -> Result<(Member, Vec<u64>), StartError> {
-    let (left, mut dead) = driver.recover().await?;
-    if config.alone().is_some() {
-        // All rows of its own store bear the same name, its own.
-        dead.clear();
-    }
+) -> Result<Member, StartError> {
+    let left = driver.recover().await?;
     let entry = RouterEntry {
         node: shared.node.clone(),
         boot: BootId(shared.boot),
@@ -303,7 +298,7 @@ async fn enter(
         outbox_rows = left,
         "router starts"
     );
-    Ok((member, dead))
+    Ok(member)
 }
 
 fn threads(configured: usize) -> Result<tokio::runtime::Runtime, StartError> {
@@ -370,7 +365,7 @@ async fn serve(
     driver: Driver,
     member: Member,
     (link_listener, http_listener): (TcpListener, TcpListener),
-    (keep_topics, dead): (Duration, Vec<u64>),
+    keep_topics: Duration,
 ) {
     let listeners = tokio::net::TcpListener::from_std(link_listener)
         .and_then(|link| Ok((link, tokio::net::TcpListener::from_std(http_listener)?)));
@@ -388,8 +383,8 @@ async fn serve(
     tokio::spawn(tell_of_incarnations(Arc::clone(&shared)));
     tokio::spawn(sweep::sweep(Arc::clone(&shared), keep_topics));
     tokio::spawn(adopt::strays(Arc::clone(&shared)));
-    if !dead.is_empty() {
-        tokio::spawn(adopt::adopt(Arc::clone(&shared), dead));
+    if matches!(*shared.store, AnyStore::Tikv(_)) {
+        tokio::spawn(adopt::sweep(Arc::clone(&shared)));
     }
     // Nothing arrives before the core knows its lanes.
     member.tell_core().await;

@@ -201,6 +201,10 @@ impl MessageStore for AnyStore {
         both!(self, store => store.bump_epoch(random).await)
     }
 
+    fn is_cleared(&self) -> bool {
+        both!(self, store => store.is_cleared())
+    }
+
     fn poisoned(&self) -> Option<String> {
         both!(self, store => store.poisoned())
     }

@@ -228,7 +228,7 @@ pub trait MessageStore: Send + Sync + 'static {
     fn is_settled(&self, lane: Lane) -> bool;
 
     /// Everything that `writer` has stored in a lane so far is whole and published: he has given the lane up in order. Without
-    /// this, what he wrote last in each conversation is looked through and published again.
+    /// this, what he wrote last in each conversation is looked through first.
     fn trust(&self, lane: Lane, writer: u64) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Messages from `from` to `to`, at most `limit` and about half a MiB, at least one if there is one. A `from` above
@@ -283,6 +283,10 @@ pub trait MessageStore: Send + Sync + 'static {
 
     /// Draws a new epoch (from `random`): clients drop their cursors. The last step of a restore.
     fn bump_epoch(&self, random: u64) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// Whether the outbox rows that the caller knows of are forgotten, but for those that it has not asked to forget. Where
+    /// nobody else adopts rows: always.
+    fn is_cleared(&self) -> bool;
 
     /// Why no commit will succeed any more; `None` while all is well.
     fn poisoned(&self) -> Option<String>;

@@ -419,6 +419,10 @@ impl MessageStore for SqliteStore {
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
+    fn is_cleared(&self) -> bool {
+        true
+    }
+
     fn poisoned(&self) -> Option<String> {
         self.shared.poisoned()
     }

@@ -287,8 +287,11 @@ impl Writer {
                 let counts = &shared.counts;
                 counts.repairs.fetch_add(mended.convs, Ordering::Relaxed);
                 counts.voids.fetch_add(mended.voids, Ordering::Relaxed);
-                if let Some(row) = mended.row {
-                    shared.hand_over(row).await;
+                if let Some(row) = mended.row
+                    && !shared.hand_over(row)
+                {
+                    // It is found when the lane is looked through again.
+                    self.doubts.unsettled(self.now());
                 }
                 Ok(())
             }

@@ -24,7 +24,7 @@ const STRAYS_MAX: usize = 1_024;
 const CLOSE: Duration = Duration::from_secs(20);
 
 impl TikvStore {
-    /// Opens the store, making it if there is none. Waits for PD and TiKV, see [`Limits::open`].
+    /// Opens the store, making it if there is none. Waits for PD and TiKV, see `Limits::open`.
     ///
     /// # Errors
     ///

@@ -372,6 +372,10 @@ impl MessageStore for TikvStore {
         .await
     }
 
+    fn is_cleared(&self) -> bool {
+        self.shared.knows_no_row()
+    }
+
     /// Never: what TiKV did not answer may succeed the next time.
     fn poisoned(&self) -> Option<String> {
         None

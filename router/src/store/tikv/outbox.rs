@@ -50,11 +50,11 @@ async fn find_writers(shared: &Shared) -> Result<BTreeSet<u64>, Trouble> {
     for lane in (0..shared.keys.lanes()).map(Lane) {
         let mut after = 0;
         loop {
-            let (page, is_last) = page(&mut read, &shared.keys, lane, after).await?;
-            after = page.last().map_or(after, |row| row.id);
-            writers.extend(page.iter().map(|row| row.writer));
-            if is_last {
-                break;
+            let page = page(&mut read, &shared.keys, lane, after).await?;
+            writers.extend(page.rows.iter().map(|row| row.writer));
+            match page.last {
+                Some(last) => after = last,
+                None => break,
             }
         }
     }
@@ -76,15 +76,13 @@ async fn rows(shared: &Shared, of: &[u64], after: u64) -> Result<Vec<OutboxRow>,
     for lane in (0..shared.keys.lanes()).map(Lane) {
         let (mut after, before) = (after, found.len());
         loop {
-            let (page, is_last) = page(&mut read, &shared.keys, lane, after).await?;
-            after = page.last().map_or(after, |row| row.id);
-            found.extend(
-                page.into_iter()
-                    .filter(|row| of.contains(&row.writer) && !shared.is_told(row.id)),
-            );
-            // More of one lane are not among the oldest of all.
-            if is_last || found.len() - before >= OUTBOX_ROWS {
-                break;
+            let page = page(&mut read, &shared.keys, lane, after).await?;
+            let is_wanted = |row: &OutboxRow| of.contains(&row.writer) && !shared.is_told(row.id);
+            found.extend(page.rows.into_iter().filter(is_wanted));
+            match page.last {
+                // More of one lane are not among the oldest of all.
+                Some(last) if found.len() - before < OUTBOX_ROWS => after = last,
+                _ => break,
             }
         }
     }
@@ -93,24 +91,34 @@ async fn rows(shared: &Shared, of: &[u64], after: u64) -> Result<Vec<OutboxRow>,
     Ok(found)
 }
 
-/// Rows of a lane behind `after`, and whether they are the last.
-async fn page(
-    read: &mut Read,
-    keys: &Keys,
-    lane: Lane,
-    after: u64,
-) -> Result<(Vec<OutboxRow>, bool), Trouble> {
+/// Some rows of a lane.
+struct Page {
+    rows: Vec<OutboxRow>,
+    /// Behind which the next ones are; `None` if there are none.
+    last: Option<u64>,
+}
+
+/// Rows of a lane behind `after`.
+async fn page(read: &mut Read, keys: &Keys, lane: Lane, after: u64) -> Result<Page, Trouble> {
     let found = read.scan(keys.outbox_behind(lane, after), SCAN_ROWS).await?;
     let is_last = found.len() < SCAN_ROWS as usize;
+    let last = found.last().and_then(|(key, _)| keys.outbox_of(lane, key));
+    // One that cannot be read stays, and holds up no other one and no start.
     let row = |(key, value): (Vec<u8>, Vec<u8>)| {
-        let id = keys.outbox_of(lane, &key).ok_or_else(|| StoreError::Damaged {
-            what: format!("outbox row {}", key.escape_ascii()),
-            problem: "its key names no row".to_owned(),
-        })?;
-        Ok(Outbox::decode(&key, &value)?.named(id, lane))
+        let id = keys.outbox_of(lane, &key);
+        let decoded = Outbox::decode(&key, &value);
+        let damage = match (id, decoded) {
+            (Some(id), Ok(row)) => return Some(row.named(id, lane)),
+            (None, _) => "its key names no row".to_owned(),
+            (_, Err(damage)) => damage.to_string(),
+        };
+        tracing::error!(damage, key = %key.escape_ascii(), "an outbox row cannot be read");
+        None
     };
-    let rows = found.into_iter().map(row).collect::<Result<_, StoreError>>()?;
-    Ok((rows, is_last))
+    Ok(Page {
+        rows: found.into_iter().filter_map(row).collect(),
+        last: if is_last { None } else { last },
+    })
 }
 
 /// Conversations that rows name, by lane.

@@ -156,14 +156,21 @@ impl<'k> Repair<'k> {
         (mended.head.seq, mended.head.n) = (seen.last, self.fill(conv, &seen, &head));
         self.dedupe(rows, conv, &seen).await?;
         self.lists(rows, conv, &seen, &mut mended).await?;
-        if is_whole && seen.last == head.head.seq && self.changes.len() == before {
+        let was_whole = seen.last == head.head.seq && self.changes.len() == before;
+        if is_whole && was_whole {
             return Ok(());
         }
         self.convs += 1;
         let value = mended.encode(&key);
         self.changes.insert(key, Change::Put(value));
         let places = (seen.from, seen.last);
-        if seen.from <= seen.last && !self.is_in_outbox(rows, conv, head.commit, places).await? {
+        // A whole commit of another had its outbox row with it: where that is gone it was cleared, so all was consumed. It
+        // must not be delivered once more to everybody.
+        let may_be_unpublished = !was_whole || head.writer == self.author.boot;
+        if may_be_unpublished
+            && seen.from <= seen.last
+            && !self.is_in_outbox(rows, conv, head.commit, places).await?
+        {
             self.entries.push((conv.0, conv.1.clone(), seen.from, seen.last));
         }
         Ok(())

@@ -48,7 +48,9 @@ impl Writer {
         match outbox::in_log(&self.shared, rows).await {
             Ok(rows) => {
                 for row in rows {
-                    self.shared.hand_over(row).await;
+                    if !self.shared.hand_over(row) {
+                        return Err(Fault::timeout("room for what is to be published"));
+                    }
                 }
                 Ok(())
             }

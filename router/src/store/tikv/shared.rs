@@ -128,12 +128,23 @@ impl Shared {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands an outbox row over that no commit announces. Waits while many are not taken.
-    pub(super) async fn hand_over(&self, row: OutboxRow) {
-        self.counts.strays.fetch_add(1, Ordering::Relaxed);
-        self.remember(row.id, row.lane);
-        // Fails only when the store is being dropped: the row stays.
-        let _ = self.strays.send(row).await;
+    /// Whether no row is known to anybody.
+    pub(super) fn knows_no_row(&self) -> bool {
+        self.told().is_empty()
+    }
+
+    /// Hands an outbox row over that no commit announces. False: too many wait, and it is to be looked for again; a lane
+    /// never waits for who takes them, because that one may wait for the lane.
+    pub(super) fn hand_over(&self, row: OutboxRow) -> bool {
+        let id = row.id;
+        self.remember(id, row.lane);
+        let is_taken = self.strays.try_send(row).is_ok();
+        if is_taken {
+            self.counts.strays.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.forget(&[id]);
+        }
+        is_taken
     }
 
     /// Whether another wrote the head in a commit that is known to be whole.
