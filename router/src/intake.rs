@@ -95,8 +95,10 @@ pub(crate) enum SessionRecord {
         again: bool,
     },
     Unclaim(SessionKey),
-    /// All that this shard has were claimed on this link.
-    ClaimsDone,
+    /// All that follow were claimed at another router before, or are to be claimed again.
+    ClaimsBegin,
+    /// All that this shard has, up to this claim, were claimed on this link.
+    ClaimsDone(u64),
     Leave,
 }
 
@@ -138,7 +140,11 @@ pub(crate) fn take_record(
         RecordKind::Bounce => bounce(record).map(FromLink::Bounce),
         RecordKind::BusFetch => fetch(record).map(FromLink::Fetch),
         RecordKind::Renew => Some(FromLink::Renew(record.reference)),
-        RecordKind::ClaimsDone => Some(FromLink::Session(SessionRecord::ClaimsDone)),
+        RecordKind::ClaimsBegin => Some(FromLink::Session(SessionRecord::ClaimsBegin)),
+        RecordKind::ClaimsDone => {
+            let up_to = if record.stamp == 0 { u64::MAX } else { record.stamp };
+            Some(FromLink::Session(SessionRecord::ClaimsDone(up_to)))
+        }
         RecordKind::Leave => Some(FromLink::Session(SessionRecord::Leave)),
         RecordKind::ServerFrame
         | RecordKind::Claimed

@@ -328,6 +328,15 @@ mod tests {
     }
 
     #[test]
+    fn a_lapse_after_the_list_outlived_another_incarnation_is_a_lapse() {
+        let mut place = joined(7, &[(OWN, 0), (2, 7)]);
+        place.looked(at(2), list(7, &[(OWN, 0), (2, 7)]), INCARNATION + 1);
+        let look = place.looked(at(40), list(8, &[(2, 8)]), INCARNATION + 1);
+        assert!(look.must_join && look.is_newer);
+        assert_eq!(lanes(&place), (0, 0));
+    }
+
+    #[test]
     fn an_older_list_is_not_gone_by() {
         let mut place = joined(7, &[(OWN, 0), (2, 7)]);
         let before = lanes(&place);

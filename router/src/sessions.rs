@@ -6,8 +6,9 @@
 //!
 //! A session that ended while there was no link could not give its route up. So every new link begins with the claims of
 //! all sessions of its shard, and ends them with `ClaimsDone`: until then the task gathers what was claimed (two words
-//! per session), and then drops every other route of the shard. A shard claims at one router only; its links to others
-//! never say that all claims are made, and neither their course nor the end of any link drops a route.
+//! per session), and then drops every other route of the shard, up to the newest claim that the shard had made by then: it
+//! may have another home since, which holds what came later. Links of a shard whose home is another router never say that
+//! all claims are made, and neither their course nor the end of any link drops a route.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -105,7 +106,8 @@ impl Task {
                     self.claim(key, reference, issued_at_s, again).await;
                 }
                 SessionRecord::Unclaim(key) => self.unclaim(key).await,
-                SessionRecord::ClaimsDone => self.claims_done().await,
+                SessionRecord::ClaimsBegin => self.claimed = Some(HashSet::new()),
+                SessionRecord::ClaimsDone(up_to) => self.claims_done(up_to).await,
                 SessionRecord::Leave => gateway_left(&self.shared, BootId(self.boot)).await,
             }
         }
@@ -134,14 +136,14 @@ impl Task {
         };
         let (refused_code, kicks) = match self.shared.registry.claim(claim).await {
             Ok(ClaimOutcome::Held { kicks }) => {
-                if let Some(claimed) = &mut self.claimed {
-                    claimed.insert((ConnId(conn), owner_seq));
-                }
+                self.note_claimed(conn, owner_seq);
                 (0, kicks)
             }
             Ok(ClaimOutcome::Refused { code }) => (code, Vec::new()),
             Err(error) => {
                 tracing::warn!(%error, "a claim was refused");
+                // Who is live stays so, and claims again.
+                self.note_claimed(conn, owner_seq);
                 (CODE_OVERLOADED, Vec::new())
             }
         };
@@ -163,6 +165,12 @@ impl Task {
         }]);
     }
 
+    fn note_claimed(&mut self, conn: u64, owner_seq: u64) {
+        if let Some(claimed) = &mut self.claimed {
+            claimed.insert((ConnId(conn), owner_seq));
+        }
+    }
+
     async fn unclaim(&mut self, key: SessionKey) {
         let route = self.route(&key);
         if let Some(claimed) = &mut self.claimed {
@@ -179,12 +187,15 @@ impl Task {
     }
 
     /// Routes of the shard that nobody claimed on this link are of sessions that ended without a word.
-    async fn claims_done(&mut self) {
+    async fn claims_done(&mut self, up_to: u64) {
         let Some(claimed) = self.claimed.take() else {
             return;
         };
         let registry = &self.shared.registry;
-        match registry.keep_only(BootId(self.boot), self.shard, claimed).await {
+        match registry
+            .keep_only(BootId(self.boot), self.shard, up_to, claimed)
+            .await
+        {
             Ok(stale) => {
                 let count = stale.len();
                 let mut gone = self.shared.gone();

@@ -98,9 +98,14 @@ impl Shard {
         }) else {
             return;
         };
-        let (mut established, mut list) = (None, None);
+        let (mut established, mut list, mut is_refused) = (None, None, false);
         let fed = codec.feed(bytes, &mut |event| match event {
-            LinkEvent::Established(router) => established = Some(router.clone()),
+            LinkEvent::Established(router) => {
+                is_refused = self.links.fault_of(router).is_some();
+                established = Some(router.clone());
+            }
+            // What a router says that does not belong to this cluster means nothing.
+            LinkEvent::Record(_) if is_refused => {}
             LinkEvent::Record(record) => self.take_record(at, &record, &mut list),
             LinkEvent::Room => {}
         });
@@ -242,7 +247,8 @@ impl Shard {
                     self.take_batch(batch);
                 }
             }
-            Some(RecordKind::Claimed) => {
+            // What a former home still answers may be of a registry that has forgotten it since.
+            Some(RecordKind::Claimed) if self.links.home == Some(at) => {
                 if let Ok(claimed) = frame::access::<ArchivedClaimed>(record.body) {
                     self.claimed(id, claimed);
                 }

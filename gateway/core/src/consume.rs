@@ -330,7 +330,12 @@ impl Shard {
 
     /// Makes sure that the numbers of a router boot can be kept.
     fn know_boot(&mut self, boot: u64) {
-        if self.consumer.boots.contains(&boot) {
+        let boots = &mut self.consumer.boots;
+        if let Some(at) = boots.iter().rposition(|known| *known == boot) {
+            // The one heard of last stands last: who is silent longest is forgotten first.
+            if let Some(rest) = boots.get_mut(at..) {
+                rest.rotate_left(1);
+            }
             return;
         }
         if self.consumer.boots.len() >= BOOTS_MAX {
@@ -388,8 +393,9 @@ impl Shard {
         self.deliver(record, &mut gone);
         self.metrics.consume_bounced += gone.len() as u64;
         // The router that numbered it, or any that can be reached.
-        let router = self.links.to_boot(router_boot).or(self.links.home);
-        if let Some(at) = router.filter(|_| record.class == class::STORED) {
+        let bounces = !gone.is_empty() && record.class == class::STORED;
+        let router = || self.links.to_boot(router_boot).or(self.links.home);
+        if let Some(at) = bounces.then(router).flatten() {
             for conns in gone.chunks(BOUNCE_CONNS) {
                 let bounce = Bounce {
                     app: record.app.to_native(),

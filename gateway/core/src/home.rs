@@ -9,6 +9,7 @@
 //! Owns nothing: who is home stands in `links.rs`.
 
 use corelane_protocol::hash::home_of;
+use corelane_protocol::link::record::{Record, RecordKind};
 
 use crate::link::Link;
 use crate::links::LinkIndex;
@@ -67,6 +68,10 @@ impl Shard {
             _ => (false, false),
         };
         self.links.home_router = router;
+        self.links.push_home(&Record {
+            kind: RecordKind::ClaimsBegin as u8,
+            ..Record::default()
+        });
         self.claim_all(has_forgotten);
         self.fetch_all(is_other_boot);
     }

@@ -28,6 +28,10 @@ use crate::table::{Session, Stage, flag};
 
 /// Slots looked at per turn while something is done to all connections.
 const WALK_SLOTS: u32 = 4096;
+/// Claims that may be unanswered while all sessions claim: more would only stand before their frames on the link.
+const CLAIMS_UNANSWERED: u32 = 512;
+/// After this time sessions claim again whose claim the registry did not hear.
+const CLAIM_AGAIN: Duration = Duration::from_secs(1);
 /// Time between two rounds of `Resync` to everybody.
 const RESYNC_PACE: Duration = Duration::from_secs(1);
 
@@ -36,6 +40,10 @@ const RESYNC_PACE: Duration = Duration::from_secs(1);
 pub(crate) struct Walks {
     /// Slots below this have claimed at the present home.
     claim: Option<u32>,
+    /// Claims that the home has not answered.
+    unanswered: u32,
+    /// When all live sessions claim once more, because the home could not ask the registry.
+    claim_at: Option<Duration>,
     /// Whether live sessions claim again, too. Stays until a walk has come to its end.
     claims_again: bool,
     /// Slots below this were told to sync.
@@ -47,11 +55,12 @@ pub(crate) struct Walks {
 
 impl Walks {
     pub(crate) const fn are_pending(&self) -> bool {
-        self.claim.is_some() || self.resync.is_some()
+        (self.claim.is_some() && self.unanswered < CLAIMS_UNANSWERED) || self.resync.is_some()
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
-        self.resync_wanted.then_some(self.resync_at)
+        let resync_at = self.resync_wanted.then_some(self.resync_at);
+        [resync_at, self.claim_at].into_iter().flatten().min()
     }
 }
 
@@ -79,6 +88,7 @@ impl Shard {
         let body = frame::archive(&claim);
         self.links
             .push_home(&record_of(RecordKind::Claim, id, session, &body));
+        self.walks.unanswered = self.walks.unanswered.saturating_add(1);
         self.metrics.session_claims += 1;
         if Bug::SyncBeforeClaim.is_planted()
             && self
@@ -93,6 +103,7 @@ impl Shard {
     /// A router answered a claim.
     pub(crate) fn claimed(&mut self, id: ConnId, claimed: &ArchivedClaimed) {
         let refused_code = claimed.refused_code.to_native();
+        self.walks.unanswered = self.walks.unanswered.saturating_sub(1);
         if refused_code == CloseCode::PositionLost as u16 {
             // It speaks of the boot, not of the session: that one claims again under the next boot.
             return self.links.lease.lose();
@@ -105,6 +116,11 @@ impl Shard {
             .as_ref()
             .is_some_and(|session| session.owner_seq == claimed.owner_seq.to_native());
         if !is_present {
+            return;
+        }
+        if refused_code == CloseCode::Overloaded as u16 && conn.stage == Stage::Live {
+            // The registry is away: nobody has taken the route, and whoever is live stays so.
+            self.walks.claim_at.get_or_insert(self.now.mono + CLAIM_AGAIN);
             return;
         }
         if refused_code != 0 {
@@ -197,6 +213,8 @@ impl Shard {
     pub(crate) fn claim_all(&mut self, again: bool) {
         self.walks.claims_again |= again;
         self.walks.claim = Some(0);
+        self.walks.claim_at = None;
+        self.walks.unanswered = 0;
     }
 
     /// All connections may have missed something. Rounds begin [`RESYNC_PACE`] apart, so that a gateway that keeps
@@ -208,8 +226,13 @@ impl Shard {
     /// Goes on with what is being done to all connections.
     pub(crate) fn walk(&mut self) {
         let slots = self.conns.slots();
-        if let Some(from) = self.walks.claim.filter(|_| self.links.home.is_some()) {
-            let until = from.saturating_add(WALK_SLOTS);
+        if self.walks.claim.is_none() && self.walks.claim_at.is_some_and(|at| at <= self.now.mono) {
+            self.walks.claim_at = None;
+            self.walks.claim = Some(0);
+        }
+        let may_claim = self.links.home.is_some() && self.walks.unanswered < CLAIMS_UNANSWERED;
+        if let Some(from) = self.walks.claim.filter(|_| may_claim) {
+            let until = from.saturating_add(CLAIMS_UNANSWERED - self.walks.unanswered);
             for id in (from..until.min(slots))
                 .filter_map(|slot| self.conns.id_at(slot))
                 .collect::<Vec<_>>()
@@ -248,6 +271,8 @@ impl Shard {
         if !Bug::StaleRouteKept.is_planted() {
             self.links.push_home(&Record {
                 kind: RecordKind::ClaimsDone as u8,
+                // Sessions above it came later; by the time this is carried out they may be another router's.
+                stamp: self.owner_seq,
                 ..Record::default()
             });
         }

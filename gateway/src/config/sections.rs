@@ -96,8 +96,8 @@ section! {
 }
 
 section! {
-    /// The way of deliveries, where it stands apart from the routers. Needs routers with the same in their own section, and the registry
-    /// in Redis.
+    /// The way of deliveries, where it stands apart from the routers. Needs routers with the same in their own section, and
+    /// the registry in Redis.
     BusSection = "bus" {
         /// Brokers of Kafka, as host:port,host:port. Empty: deliveries come over the link to the router.
         servers: String = String::new();

@@ -53,8 +53,10 @@ record_kinds! {
     /// The gateway leaves in order. Body: empty.
     Leave = 9,
     /// Every session of this shard has claimed its route on this link: routes of the shard that were not claimed on it
-    /// are of sessions that are over. Body: empty.
+    /// are of sessions that are over, up to the claim in the stamp (0: all of them). Header: stamp. Body: empty.
     ClaimsDone = 10,
+    /// This router is the shard's home from here on: all its sessions claim, up to `ClaimsDone`. Body: empty.
+    ClaimsBegin = 11,
     /// A server frame for one connection, in the body. Header: conn, ref.
     ServerFrame = 64,
     /// Answer to `Claim`. Header: conn, ref. Body: [`super::body::Claimed`].

@@ -358,7 +358,9 @@ fn record_body(kind: RecordKind) -> Vec<u8> {
     let archived = match kind {
         RecordKind::ClientFrame => return client_frames().swap_remove(1).1,
         RecordKind::ServerFrame => return server_frames().swap_remove(1).1,
-        RecordKind::ConnClosed | RecordKind::Leave | RecordKind::ClaimsDone => return Vec::new(),
+        RecordKind::ConnClosed | RecordKind::Leave | RecordKind::ClaimsDone | RecordKind::ClaimsBegin => {
+            return Vec::new();
+        }
         RecordKind::Claim => frame::archive(&link::Claim {
             owner_seq: 3,
             issued_at_s: 1_732_460_000,

@@ -88,9 +88,10 @@ impl Registry for AnyRegistry {
         &self,
         boot: BootId,
         shard: u16,
+        up_to: u64,
         claimed: HashSet<(ConnId, u64)>,
     ) -> Result<Vec<(AppUser, ConnId)>, RegistryError> {
-        both!(self, registry => registry.keep_only(boot, shard, claimed).await)
+        both!(self, registry => registry.keep_only(boot, shard, up_to, claimed).await)
     }
 
     async fn lookup(&self, app: AppId, users: Vec<UserId>) -> Result<Vec<Vec<Route>>, RegistryError> {

@@ -176,6 +176,7 @@ impl State {
         &mut self,
         boot: BootId,
         shard: u16,
+        up_to: u64,
         claimed: &HashSet<(ConnId, u64)>,
     ) -> Vec<(AppUser, ConnId)> {
         let Some(lease) = self.gateways.get(&boot) else {
@@ -187,7 +188,10 @@ impl State {
             let sessions = self.users.get(at).into_iter().flatten();
             sessions
                 .filter(|held| held.route.boot == boot && held.route.conn == conn)
-                .any(|held| claimed.contains(&(conn, held.route.owner_seq)))
+                .any(|held| {
+                    let owner_seq = held.route.owner_seq;
+                    owner_seq > up_to || claimed.contains(&(conn, owner_seq))
+                })
         };
         let stale: Vec<(AppUser, ConnId)> = lease
             .held
@@ -356,9 +360,10 @@ impl Registry for MemoryRegistry {
         &self,
         boot: BootId,
         shard: u16,
+        up_to: u64,
         claimed: HashSet<(ConnId, u64)>,
     ) -> Result<Vec<(AppUser, ConnId)>, RegistryError> {
-        Ok(self.lock().keep_only(boot, shard, &claimed))
+        Ok(self.lock().keep_only(boot, shard, up_to, &claimed))
     }
 
     async fn lookup(&self, app: AppId, users: Vec<UserId>) -> Result<Vec<Vec<Route>>, RegistryError> {

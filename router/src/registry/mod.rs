@@ -171,12 +171,14 @@ pub trait Registry: Send + Sync + 'static {
         route: Route,
     ) -> impl Future<Output = Result<bool, RegistryError>> + Send;
 
-    /// Drops every route of a shard of `boot` whose connection and claim are not in `claimed`: its session ended and
-    /// nobody could be told. Names whose route it was. No claim of the shard may be under way.
+    /// Drops every route of a shard of `boot`, made by a claim up to `up_to`, whose connection and claim are not in
+    /// `claimed`: its session ended and nobody could be told. Names whose route it was. No claim of the shard up to there
+    /// may be under way at this router; later ones may have been made at another.
     fn keep_only(
         &self,
         boot: BootId,
         shard: u16,
+        up_to: u64,
         claimed: HashSet<(ConnId, u64)>,
     ) -> impl Future<Output = Result<Vec<(AppUser, ConnId)>, RegistryError>> + Send;
 

@@ -432,7 +432,14 @@ async fn scripts_that_the_server_lost_are_given_to_it_again() {
         assert!(registry.renew(ONE).await.unwrap());
     }
     command(&beside, &["SCRIPT", "FLUSH"]).await.unwrap();
-    assert_eq!(registry.keep_only(ONE, 0, [].into()).await.unwrap().len(), 1);
+    assert_eq!(
+        registry
+            .keep_only(ONE, 0, u64::MAX, [].into())
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]

@@ -311,9 +311,10 @@ impl Registry for RedisRegistry {
         &self,
         boot: BootId,
         shard: u16,
+        up_to: u64,
         claimed: HashSet<(ConnId, u64)>,
     ) -> Result<Vec<(AppUser, ConnId)>, RegistryError> {
-        self.inner.keep_only(boot, shard, &claimed).await
+        self.inner.keep_only(boot, shard, up_to, &claimed).await
     }
 
     async fn lookup(&self, app: AppId, users: Vec<UserId>) -> Result<Vec<Vec<Route>>, RegistryError> {

@@ -214,6 +214,7 @@ impl Inner {
         &self,
         boot: BootId,
         shard: u16,
+        up_to: u64,
         claimed: &HashSet<(ConnId, u64)>,
     ) -> Result<Vec<(AppUser, ConnId)>, RegistryError> {
         if self.roster.is_dead(boot) {
@@ -231,7 +232,7 @@ impl Inner {
             let held = read_index(held).map_err(unreadable)?;
             let ended = held
                 .into_iter()
-                .filter(|held| !claimed.contains(&(held.conn, held.owner_seq)));
+                .filter(|held| held.owner_seq <= up_to && !claimed.contains(&(held.conn, held.owner_seq)));
             let leaving: Vec<Leaving> = ended.map(|held| Leaving::of(boot, held, true)).collect();
             self.take_out(group, &leaving).await?;
             stale.extend(leaving.into_iter().map(|leaving| (leaving.at, leaving.conn)));
