@@ -287,6 +287,7 @@ impl Report {
             "redelivered" => self.redelivered,
             "repaired" => self.repaired,
             "dropped" => self.dropped,
+            "untold" => self.counters.untold,
             "incomplete" => self.faults.incomplete,
             "reconnected" => self.counters.reconnected,
             "refused" => self.counters.refused,

@@ -134,6 +134,8 @@ tally! {
     connect_failures,
     /// Connections that ended without being asked to.
     dropped,
+    /// Those of them that had not been told to go (`GoAway`).
+    untold,
     /// Connections that never read and were closed by the target.
     stalled_closed,
     /// Connections made again.

@@ -28,8 +28,14 @@ impl Report {
         )?;
         writeln!(
             out,
-            "  connections  {} of {} in {:.1} s, {} dropped, {} made again, {} offline at the end",
-            self.connected, self.connections, self.connect_seconds, self.dropped, c.reconnected, c.offline
+            "  connections  {} of {} in {:.1} s, {} dropped, {} of them untold, {} made again, {} offline at the end",
+            self.connected,
+            self.connections,
+            self.connect_seconds,
+            self.dropped,
+            c.untold,
+            c.reconnected,
+            c.offline
         )?;
         if self.targets.len() > 1 {
             let spread = self.targets.iter().map(|target| {

@@ -4,8 +4,8 @@ use crate::units;
 
 /// Names that a threshold may use, for error texts.
 const METRICS: &str = "ack|deliver|service|connect|lateness followed by .p50 .p90 .p99 .p999 .max .mean (a duration), or \
-     lost, duplicated, reordered, redelivered, repaired, dropped, reconnected, refused, unanswered, incomplete, \
-     errors, offered, acked, delivered (a number), or second_half_ratio (median of the second half over that of \
+     lost, duplicated, reordered, redelivered, repaired, dropped, untold, reconnected, refused, unanswered, \
+     incomplete, errors, offered, acked, delivered (a number), or second_half_ratio (median of the second half over that of \
      the first), complete_after_s, cpu_us_per_message, rss (a number)";
 
 /// What to compare.
@@ -28,13 +28,14 @@ pub struct Threshold {
 
 const LATENCIES: [&str; 5] = ["ack", "deliver", "service", "connect", "lateness"];
 const QUANTILES: [&str; 6] = ["p50", "p90", "p99", "p999", "max", "mean"];
-const NUMBERS: [&str; 18] = [
+const NUMBERS: [&str; 19] = [
     "lost",
     "duplicated",
     "reordered",
     "redelivered",
     "repaired",
     "dropped",
+    "untold",
     "reconnected",
     "refused",
     "unanswered",

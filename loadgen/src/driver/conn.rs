@@ -61,6 +61,8 @@ pub struct Conn {
     pub is_listed: bool,
     /// We asked for its end.
     pub is_closing: bool,
+    /// It was told to go (`GoAway`).
+    pub was_told_to_go: bool,
     /// It never reads.
     pub is_stalled: bool,
     /// It was made before.
@@ -111,6 +113,7 @@ impl Conn {
             is_sending: false,
             is_listed: false,
             is_closing: false,
+            was_told_to_go: false,
             is_stalled: false,
             was_ready: false,
             head: Vec::new(),
@@ -144,6 +147,7 @@ impl Conn {
         self.head.clear();
         self.is_sending = false;
         self.is_closing = false;
+        self.was_told_to_go = false;
         self.leave_at_ns = 0;
         self.heartbeat_at_ns = 0;
         self.pinged_ns = 0;

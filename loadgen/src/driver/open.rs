@@ -199,7 +199,7 @@ impl Worker {
                 self.tally.faults += u64::from(is_fault);
             }
         }
-        let is_stalled = conn.is_stalled;
+        let (is_stalled, was_told) = (conn.is_stalled, conn.was_told_to_go);
         conn.reset(message_bytes_max(&self.shared));
         conn.stage = Stage::Waiting;
         conn.target = next_target(target, self.shared.target_count());
@@ -219,6 +219,7 @@ impl Worker {
                 self.tally.stalled_closed += 1;
             } else {
                 self.tally.dropped += 1;
+                self.tally.untold += u64::from(!was_told);
             }
         } else if stage != Stage::Ready {
             self.tally.connect_failures += 1;

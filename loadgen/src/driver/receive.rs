@@ -164,6 +164,7 @@ fn message(conn: &mut Conn, bytes: &[u8], env: &mut Env<'_>, after: &mut After) 
                 after.is_ready = true;
             }
             Ok(Effect::GoAway { after_ns }) => {
+                conn.was_told_to_go = true;
                 if env.shared.options.reconnects() {
                     conn.leave_at_ns = env.now_ns + after_ns.max(1);
                 }

@@ -38,6 +38,20 @@ fn a_lost_connection_is_a_fault_unless_reconnecting_is_asked_for() {
 }
 
 #[test]
+fn a_connection_that_was_told_to_go_is_told_apart_from_one_that_was_not() {
+    for (fault, untold) in [(Fault::HangUp, 1), (Fault::GoAwayThenHangUp, 0)] {
+        let report = measure(fault, &["--reconnect", "--drain", "5s"]);
+        assert_only(&report, &[], 0);
+        assert_eq!(
+            (report.dropped, count(&report, "untold")),
+            (1, untold),
+            "{}",
+            report.text()
+        );
+    }
+}
+
+#[test]
 fn being_told_to_pull_does_not_explain_an_earlier_gap() {
     let report = measure(Fault::DropThenDemote, &[]);
     assert_only(&report, &["lost", "repaired"], 4);

@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     Refuse,
     /// Ends a connection.
     HangUp,
+    /// Tells a connection to go within a minute, and ends it.
+    GoAwayThenHangUp,
     /// Drops one without a word, and ends the connection more than four seconds later.
     DropThenHangUp,
     /// Never answers one send.
@@ -386,6 +388,10 @@ impl Service {
                 self.put_to(peer, &bytes);
             }
             Fault::HangUp if is_planted => return self.hang_up(peer),
+            Fault::GoAwayThenHangUp if is_planted => {
+                self.tell_to_go(peer);
+                return self.hang_up(peer);
+            }
             Fault::FreezeAddress if is_planted => self.is_first_gone = true,
             Fault::CloseAddress if is_planted => {
                 self.is_first_gone = true;
@@ -416,6 +422,14 @@ impl Service {
     fn resync(&self, peer: &str) {
         let resync = body::Resync { spread_ms: 0 };
         self.put_to(peer, &frame::encode(FrameKind::Resync, 0, &resync));
+    }
+
+    fn tell_to_go(&self, peer: &str) {
+        let away = body::GoAway {
+            after_ms: 60_000,
+            window_ms: 0,
+        };
+        self.put_to(peer, &frame::encode(FrameKind::GoAway, 0, &away));
     }
 
     fn hang_up(&self, peer: &str) {
