@@ -29,21 +29,10 @@ impl Apart {
     ///
     /// If they were not started; says how.
     pub fn find(data: &Path) -> Self {
-        let service = |key: &str| {
-            std::env::var(key).unwrap_or_else(|_| {
-                panic!(
-                    "this test needs Redis and Kafka, and {key} is not set: eval \"$(ops/services up redis kafka)\""
-                )
-            })
-        };
-        let nanos = std::time::UNIX_EPOCH
-            .elapsed()
-            .expect("it is after 1970")
-            .as_nanos();
         Self {
-            redis: service("CORELANE_TEST_REDIS"),
-            kafka: service("CORELANE_TEST_KAFKA"),
-            prefix: format!("system-{}-{nanos}", std::process::id()),
+            redis: service("CORELANE_TEST_REDIS", "redis"),
+            kafka: service("CORELANE_TEST_KAFKA", "kafka"),
+            prefix: own_prefix(),
             ports: Ports::find(),
             data: data.to_owned(),
         }
@@ -116,6 +105,26 @@ impl Apart {
     fn link(&self) -> String {
         format!("127.0.0.1:{}", self.ports.link)
     }
+}
+
+/// Where a service of `ops/services` is.
+///
+/// # Panics
+///
+/// If it was not started; says how.
+pub(crate) fn service(key: &str, name: &str) -> String {
+    std::env::var(key).unwrap_or_else(|_| {
+        panic!("this test needs {name}, and {key} is not set: eval \"$(ops/services up {name})\"")
+    })
+}
+
+/// What nobody else's keys and topics begin with.
+pub(crate) fn own_prefix() -> String {
+    let nanos = std::time::UNIX_EPOCH
+        .elapsed()
+        .expect("it is after 1970")
+        .as_nanos();
+    format!("system-{}-{nanos}", std::process::id())
 }
 
 /// The topics, as somebody else sees them who may do everything.

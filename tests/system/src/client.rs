@@ -78,7 +78,7 @@ impl Client {
     pub fn login_at(gateway: &Gateway, user: &str, terminal: Terminal, device: &str) -> Self {
         let token = gateway.token(user);
         let mut client = Self::connect(gateway, user);
-        client.say_hello(token, terminal, device);
+        client.must_be_welcome(&token, terminal, device);
         client
     }
 
@@ -90,23 +90,48 @@ impl Client {
     pub fn login_over(stream: TcpStream, gateway: &Gateway, user: &str) -> Self {
         let token = gateway.token(user);
         let mut client = Self::upgrade(stream, gateway, user);
-        client.say_hello(token, Terminal::Desktop, "test");
+        client.must_be_welcome(&token, Terminal::Desktop, "test");
         client
     }
 
-    fn say_hello(&mut self, token: String, terminal: Terminal, device: &str) {
+    fn must_be_welcome(&mut self, token: &str, terminal: Terminal, device: &str) {
+        self.say_hello(token, terminal, device);
+        if let Err(code) = self.welcome() {
+            panic!("{}: closed with {code}, awaited Welcome", self.user);
+        }
+    }
+
+    /// Says `Hello`, and waits for nothing.
+    ///
+    /// # Panics
+    ///
+    /// If the connection is gone.
+    pub fn say_hello(&mut self, token: &str, terminal: Terminal, device: &str) {
         let hello = body::Hello {
-            token,
+            token: token.to_owned(),
             terminal: terminal as u8,
             device: device.to_owned(),
             epoch: 0,
         };
         self.write(&frame::encode(FrameKind::Hello, 1, &hello));
-        let welcome = self.read_kind(FrameKind::Welcome);
+    }
+
+    /// Waits for the answer to `Hello`.
+    ///
+    /// # Errors
+    ///
+    /// The close code, if it is not welcome.
+    ///
+    /// # Panics
+    ///
+    /// If the answer is another one.
+    pub fn welcome(&mut self) -> Result<(), u16> {
+        let welcome = self.try_kind(FrameKind::Welcome)?;
         let welcome = Frame::parse(&welcome).expect("a frame");
         assert_eq!(welcome.reference, 1);
         let body = welcome.access::<body::ArchivedWelcome>().expect("a welcome");
         self.epoch = body.epoch.to_native();
+        Ok(())
     }
 
     /// Upgrades and says nothing.
@@ -167,16 +192,19 @@ impl Client {
     ///
     /// If the connection ends first.
     pub fn read_kind(&mut self, kind: FrameKind) -> Vec<u8> {
+        self.try_kind(kind)
+            .unwrap_or_else(|code| panic!("{}: closed with {code}, awaited {kind:?}", self.user))
+    }
+
+    fn try_kind(&mut self, kind: FrameKind) -> Result<Vec<u8>, u16> {
         loop {
-            let bytes = self
-                .read()
-                .unwrap_or_else(|code| panic!("{}: closed with {code}, awaited {kind:?}", self.user));
+            let bytes = self.read()?;
             let frame = Frame::parse(&bytes).expect("servers send frames");
             if frame.known_kind() == Some(FrameKind::Message) {
                 self.inbox.push_back(received(&bytes));
             }
             if frame.known_kind() == Some(kind) {
-                return bytes;
+                return Ok(bytes);
             }
         }
     }
@@ -187,11 +215,24 @@ impl Client {
     ///
     /// If the connection ends first.
     pub fn message(&mut self) -> Received {
-        if let Some(message) = self.inbox.pop_front() {
-            return message;
+        self.try_message()
+            .unwrap_or_else(|code| panic!("{}: closed with {code}, awaited a message", self.user))
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    ///
+    /// The close code, if the connection ends first.
+    ///
+    /// # Panics
+    ///
+    /// Never: what was read is in the inbox.
+    pub fn try_message(&mut self) -> Result<Received, u16> {
+        if self.inbox.is_empty() {
+            self.try_kind(FrameKind::Message)?;
         }
-        self.read_kind(FrameKind::Message);
-        self.inbox.pop_front().expect("it was just put there")
+        Ok(self.inbox.pop_front().expect("one is there"))
     }
 
     /// The close code, skipping what comes before it.

@@ -500,6 +500,7 @@ fn field(line: &str, name: &str) -> String {
 pub mod apart;
 pub mod bystanders;
 pub mod client;
+pub mod cluster;
 pub mod http;
 pub mod load;
 pub mod metrics;
@@ -508,4 +509,5 @@ pub mod peer;
 pub mod proxy;
 pub mod router;
 pub mod strace;
+pub mod talk;
 pub mod two;

@@ -35,11 +35,21 @@ impl Load {
     ///
     /// If it does not start.
     pub fn start(ws_url: &str, http: &str, data: &Path, arguments: &[&str]) -> Self {
+        Self::start_across(&[ws_url], &[http], data, arguments)
+    }
+
+    /// The same against several gateways, whose routers serve HTTP at `apis`.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub fn start_across(ws_urls: &[&str], apis: &[&str], data: &Path, arguments: &[&str]) -> Self {
         let files = tempfile::tempdir().expect("a directory for its files");
         let mut command = Command::new(binary("corelane-loadgen"));
-        command
-            .args(["direct", ws_url, "-q", "--http", http])
-            .args(arguments);
+        command.arg("direct").args(ws_urls).arg("-q").args(arguments);
+        for http in apis {
+            command.args(["--http", http]);
+        }
         for (option, path) in [
             ("--secret-file", data.join("token.key")),
             ("--admin-key-file", data.join("admin.key")),

@@ -17,13 +17,18 @@ impl Metrics {
     ///
     /// If there is no such metric.
     pub fn sum(&self, name: &str) -> u64 {
+        let values = self.rows(name);
+        assert!(!values.is_empty(), "no metric {name} in:\n{}", self.0);
+        values.into_iter().sum()
+    }
+
+    /// The values that [`Self::sum`] adds, one for each set of labels.
+    pub fn rows(&self, name: &str) -> Vec<u64> {
         let value = |line: &str| {
             let rest = line.strip_prefix(name)?;
             let is_whole = name.contains('{') || rest.starts_with(['{', ' ']);
             rest.rsplit(' ').next().filter(|_| is_whole)?.parse::<u64>().ok()
         };
-        let values: Vec<u64> = self.0.lines().filter_map(value).collect();
-        assert!(!values.is_empty(), "no metric {name} in:\n{}", self.0);
-        values.into_iter().sum()
+        self.0.lines().filter_map(value).collect()
     }
 }

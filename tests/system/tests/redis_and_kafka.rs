@@ -6,43 +6,18 @@ use std::time::Duration;
 use corelane_protocol::frame::FrameKind;
 use corelane_protocol::id::BootId;
 use corelane_system_tests::apart::{Apart, Topics};
-use corelane_system_tests::client::{Client, Received, message_id, to_user};
+use corelane_system_tests::client::{Client, to_user};
+use corelane_system_tests::talk::{receive, send};
 use corelane_system_tests::{metric, wait_for};
 
 /// Nothing here takes longer.
 const LIMIT: Duration = Duration::from_secs(40);
-/// Codes from here on mean that the same send may be tried again.
-const RETRYABLE: u16 = 0x100;
-
-/// Sends a text, again and again while it is refused for a while; its place.
-fn send(client: &mut Client, to: &str, text: &str) -> u64 {
-    let id = message_id();
-    let mut reference = client.send_with(&to_user(to), id, text.as_bytes());
-    wait_for("an acknowledgement", LIMIT, || match client.answer(reference) {
-        Ok(seq) => Some(seq),
-        Err((code, why)) => {
-            assert!(code >= RETRYABLE, "{code} {why}");
-            reference = client.send_again(&to_user(to), id, text.as_bytes());
-            None
-        }
-    })
-}
-
-/// Waits for a text; what was delivered before may come again after a fault.
-fn receive(client: &mut Client, text: &str) -> Received {
-    loop {
-        let message = client.message();
-        if message.payload == text.as_bytes() {
-            return message;
-        }
-    }
-}
 
 fn talk(alice: &mut Client, bob: &mut Client, about: &str) {
     let (to, back) = (format!("to {about}"), format!("back {about}"));
-    let seq = send(alice, "bob", &to);
+    let seq = send(alice, &to_user("bob"), &to);
     assert_eq!(receive(bob, &to).seq, seq);
-    let next = send(bob, "alice", &back);
+    let next = send(bob, &to_user("alice"), &back);
     assert_eq!(receive(alice, &back).seq, next);
     assert_eq!(next, seq + 1);
 }
@@ -88,7 +63,7 @@ fn two_users_talk_while_processes_are_killed_and_the_topic_is_deleted() {
     }
     let third = new_boot(&topics, &[first, second]);
     talk(&mut alice, &mut bob, "after the topic");
-    send(&mut alice, "bob", "the last one");
+    send(&mut alice, &to_user("bob"), "the last one");
     let last = receive(&mut bob, "the last one");
     let log: Vec<u64> = bob.pull(&last.conv).iter().map(|message| message.seq).collect();
     assert_eq!(log, (1..=9).collect::<Vec<_>>(), "each once, in order");
