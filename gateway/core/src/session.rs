@@ -7,7 +7,8 @@
 //! On every other new home (`home.rs`) they ask whether their routes are still held, because a kick may have been lost with
 //! the old one; and when all have asked the router is told, so that it drops the routes of those that ended in between.
 //!
-//! Owns the walks over all connections ([`WALK_SLOTS`] slots per turn).
+//! Owns the walks over all connections: `Resync` goes to [`WALK_SLOTS`] slots per turn, and at most [`CLAIMS_UNANSWERED`]
+//! claims are on their way, so that frames on the link never stand behind those of all sessions.
 
 use std::time::Duration;
 
