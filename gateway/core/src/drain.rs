@@ -1,7 +1,8 @@
 //! drain: the gateway leaves without everybody coming back at once.
 //!
-//! `GoAway` goes to all sessions, spread evenly over the `drain` time, each with a window that ends with it; then
-//! what is left is closed with 4000, a bounded number per turn. `Drained` comes when the last connection is gone.
+//! `GoAway` goes to all sessions, spread evenly over the `drain` time, each with the same short window to come back in, so
+//! that they come back as evenly as they were told. The last window ends with the drain; then what is left is closed with
+//! 4000, a bounded number per turn. `Drained` comes when the last connection is gone.
 
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::table::Stage;
 
 /// Time between two steps.
 const PACE: Duration = Duration::from_millis(20);
+/// Longest that a client waits, once told, before it comes back somewhere else: it smooths what one step tells at once.
+const WINDOW_MAX: Duration = Duration::from_secs(1);
 /// Slots whose connections are closed per step.
 const CLOSE_SLOTS: u32 = 8192;
 /// Longest wait for the last bytes to the home.
@@ -28,6 +31,8 @@ pub(crate) struct Drain {
     step_at: Duration,
     /// Slots below this were told to go.
     told: u32,
+    /// The time for telling is up and nobody was left out.
+    has_told_all: bool,
     /// Slots below this were closed.
     closed: u32,
     left_at: Option<Duration>,
@@ -73,23 +78,26 @@ impl Shard {
         };
         self.drain.step_at = now + PACE;
         let (elapsed, whole) = (now.saturating_sub(started), self.config.drain);
+        // Slots that are first used from here on are told when they are accepted.
+        let slots = self.conns.slots();
         if elapsed < whole {
-            // Slots that are first used from here on are told when they are accepted.
-            let share =
-                u128::from(self.conns.slots()) * (elapsed + PACE).as_millis() / whole.as_millis().max(1);
-            return self.tell_to_go(share as u32, whole.saturating_sub(elapsed));
+            let window = WINDOW_MAX.min(whole / 4);
+            let telling = (whole - window).as_millis().max(1);
+            let share = (u128::from(slots) * (elapsed + PACE).as_millis()).div_ceil(telling);
+            return self.tell_to_go(u32::try_from(share).unwrap_or(slots), window.min(whole - elapsed));
         }
-        let until = self
-            .drain
-            .closed
-            .saturating_add(CLOSE_SLOTS)
-            .min(self.conns.slots());
+        if !self.drain.has_told_all {
+            // Steps come late on a busy machine: whoever none of them reached is told now and closed by the next one.
+            self.drain.has_told_all = true;
+            return self.tell_to_go(slots, Duration::ZERO);
+        }
+        let until = self.drain.closed.saturating_add(CLOSE_SLOTS).min(slots);
         for slot in self.drain.closed..until {
             if let Some(id) = self.conns.id_at(slot) {
                 self.close(id, CloseCode::Draining as u16, "");
             }
         }
-        self.drain.closed = if until == self.conns.slots() { 0 } else { until };
+        self.drain.closed = if until == slots { 0 } else { until };
     }
 
     fn tell_to_go(&mut self, until: u32, window: Duration) {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use corelane_gateway_core::event::Input;
-use corelane_protocol::frame::FrameKind;
+use corelane_protocol::frame::body::ArchivedGoAway;
+use corelane_protocol::frame::{self, Frame, FrameKind};
 use corelane_protocol::link::record::RecordKind;
 use corelane_protocol::ws::Opcode;
 
@@ -16,10 +17,16 @@ fn go_away_is_spread_over_the_time_then_all_are_closed_and_drained_comes_once() 
         .map(|number| world.login(&format!("user{number}")))
         .collect();
     world.input(Input::Drain);
-    world.pass(Duration::from_millis(2500));
-    let told = world.shard.metrics().drain_go_aways;
-    assert!((140..160).contains(&told), "{told} at half time");
-    world.pass(Duration::from_millis(2700));
+    // The last of the five seconds is the window of the last who are told.
+    for (quarter, expected) in [(1, 75), (2, 150), (3, 225), (4, 300)] {
+        world.pass(Duration::from_secs(1));
+        let told = world.shard.metrics().drain_go_aways;
+        assert!(
+            (expected..=expected + 3).contains(&told),
+            "{told} after {quarter} s"
+        );
+    }
+    world.pass(Duration::from_millis(1200));
     for conn in &conns {
         let seen = world.seen(*conn);
         assert_eq!(seen.len(), 2, "{seen:?}");
@@ -27,6 +34,9 @@ fn go_away_is_spread_over_the_time_then_all_are_closed_and_drained_comes_once() 
             panic!("{seen:?}")
         };
         assert_eq!(kind(go_away), FrameKind::GoAway);
+        let body = Frame::parse(go_away).unwrap();
+        let body = frame::access::<ArchivedGoAway>(body.body).unwrap();
+        assert_eq!((body.after_ms, body.window_ms), (0.into(), 1000.into()));
         assert_eq!(seen[1], Seen::Close(4000));
     }
     assert!(!world.drained);
@@ -37,6 +47,36 @@ fn go_away_is_spread_over_the_time_then_all_are_closed_and_drained_comes_once() 
     assert!(world.drained);
     assert_eq!(world.shard.metrics().connections, 0);
     assert_eq!(world.got(RecordKind::Leave).len(), 1);
+}
+
+#[test]
+fn nobody_is_closed_untold_however_late_the_steps_come() {
+    let mut world = World::new(config());
+    let conns: Vec<_> = (0..300)
+        .map(|number| world.login(&format!("user{number}")))
+        .collect();
+    world.input(Input::Drain);
+    world.pass(Duration::from_secs(1));
+    // The shard gets no CPU until the time is up.
+    world.now.mono += Duration::from_secs(6);
+    world.pass(Duration::from_millis(100));
+    for conn in &conns {
+        let seen = world.seen(*conn);
+        let Seen::Frame(go_away) = &seen[0] else {
+            panic!("{seen:?}")
+        };
+        assert_eq!(kind(go_away), FrameKind::GoAway);
+        assert_eq!(seen[1..], [Seen::Close(4000)]);
+    }
+}
+
+#[test]
+fn the_only_session_is_told_at_the_start() {
+    let mut world = World::new(config());
+    let alice = world.login("alice");
+    world.input(Input::Drain);
+    world.pass(Duration::from_millis(100));
+    assert!(matches!(world.seen(alice)[..], [Seen::Frame(_)]));
 }
 
 #[test]
