@@ -3,6 +3,7 @@
 //! Owns the last complaint. While brokers are away librdkafka complains several times a second; so all of it is logged
 //! at `debug`, and the adapter itself warns when a state changes.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rdkafka::client::ClientContext;
@@ -16,6 +17,8 @@ use super::error::KafkaError;
 #[derive(Debug, Default)]
 pub(super) struct Ears {
     worst: Mutex<Option<Complaint>>,
+    /// Lines and errors so far.
+    heard: AtomicU64,
 }
 
 /// Something a client said.
@@ -44,6 +47,11 @@ impl Complaint {
 }
 
 impl Ears {
+    /// How many lines and errors there were so far.
+    pub(super) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
     /// What explains most of what was said.
     pub(super) fn worst(&self) -> Option<Complaint> {
         self.worst.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -67,10 +75,12 @@ impl Ears {
 
 impl ClientContext for Ears {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(?level, facility, message, "librdkafka");
     }
 
     fn error(&self, error: ClientError, reason: &str) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(%error, reason, "librdkafka");
         let Some(code) = error.rdkafka_error_code() else {
             return;

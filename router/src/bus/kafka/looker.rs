@@ -189,10 +189,18 @@ impl Thread {
         }
     }
 
-    /// Lets the client say what it has to say: its queue of complaints has no bound of its own.
+    /// Lets the client say all it has to say: its queue of complaints has no bound of its own.
     fn hear(&self) {
-        // A consumer without a group has errors in its queue and nothing else.
-        while self.client.poll(Duration::ZERO).is_some() {}
+        // A consumer without a group has lines of log and errors in its queue and nothing else. A poll that found a line
+        // says nothing, like one that found the queue empty (rdkafka 0.39); only the context knows which it was.
+        let ears = self.client.context();
+        loop {
+            let heard = ears.heard();
+            let spoke = self.client.poll(Duration::ZERO).is_some();
+            if !spoke && ears.heard() == heard {
+                return;
+            }
+        }
     }
 
     fn brokers(&self) -> Result<Vec<i32>, KafkaError> {
