@@ -48,11 +48,12 @@ const LAZY_MAX: usize = 8_192;
 /// Delivered marks on their way to the writer; while there are more they are dropped, and the terminals repeat them.
 const MARKS_MAX: usize = 16_384;
 /// The log is checkpointed when it has more pages of 4 KiB than this. With syncs in every commit, often and
-/// little, because a large one holds up their syncs; without, seldom, because each one stalls a commit.
+/// little, because a large one holds up their syncs; without, seldom, because each one stalls a commit, and moves a page
+/// once that many commits wrote. Beyond 16,000 moving takes so long that it is the disk that stalls commits.
 const fn checkpoint_pages(durability: Durability) -> i64 {
     match durability {
         Durability::Full => 1_000,
-        Durability::Os => 6_000,
+        Durability::Os => 16_000,
     }
 }
 const PAGE_SIZE: i64 = 4_096;
@@ -460,7 +461,7 @@ impl Writer {
         if pages < above {
             return above;
         }
-        let whole = pages * PAGE_SIZE > schema::LOG_BYTES_MAX;
+        let whole = pages * PAGE_SIZE > schema::log_bytes_max(self.durability);
         if !whole {
             match self.checkpointer.advance(pages) {
                 Ok(true) => {}
