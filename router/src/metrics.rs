@@ -120,12 +120,20 @@ pub(crate) struct Metrics {
     publish: Histogram,
     commit: Histogram,
     lapses: AtomicU64,
+    sync_pages: AtomicU64,
+    sync_rows: AtomicU64,
 }
 
 impl Metrics {
     /// A gateway's lease ran out.
     pub(crate) fn lease_lapsed(&self) {
         self.lapses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A terminal was given a page of sync, for which the store found so many rows.
+    pub(crate) fn synced(&self, rows: u64) {
+        self.sync_pages.fetch_add(1, Ordering::Relaxed);
+        self.sync_rows.fetch_add(rows, Ordering::Relaxed);
     }
 
     /// A sampled message that was decoded at `stamp_us` reached a stage at `now_us`.
@@ -313,6 +321,16 @@ fn render_counters(shared: &Shared, core: &RouterMetrics, into: &mut String) {
             "corelane_router_leases_lapsed_total",
             "Gateway boots declared dead because their lease ran out.",
             shared.metrics.lapses.load(Ordering::Relaxed),
+        ),
+        (
+            "corelane_store_sync_pages_total",
+            "Pages of sync that terminals were given.",
+            shared.metrics.sync_pages.load(Ordering::Relaxed),
+        ),
+        (
+            "corelane_store_sync_rows_total",
+            "Rows that the store found for them.",
+            shared.metrics.sync_rows.load(Ordering::Relaxed),
         ),
     ];
     render_all(&counters, into);

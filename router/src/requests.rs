@@ -176,6 +176,7 @@ async fn sync(
     reference: u32,
 ) -> Result<Vec<u8>, RequestError> {
     let synced = shared.store.sync(app, user, cursor, limit).await?;
+    shared.metrics.synced(synced.rows_read);
     let page = SyncPage {
         cursor: synced.cursor,
         more: synced.more,

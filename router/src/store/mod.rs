@@ -131,6 +131,8 @@ pub struct Synced {
     pub more: bool,
     /// Last changed first; large groups behind the others.
     pub conversations: Vec<ConvState>,
+    /// Rows that the store found for it: what it cost.
+    pub rows_read: u64,
 }
 
 /// Members of a group, and who left it lately.

@@ -168,6 +168,7 @@ pub(super) fn sync(
         asked,
         conversations: Vec::new(),
         bytes: 0,
+        rows: 0,
         limit: usize::from(limit.max(1)),
     };
     loop {
@@ -180,6 +181,7 @@ pub(super) fn sync(
                 cursor: cursor.encode(),
                 more: true,
                 conversations: page.conversations,
+                rows_read: page.rows,
             });
         }
         match cursor.part {
@@ -192,6 +194,7 @@ pub(super) fn sync(
         cursor: cursor.end(decide::since_after(cursor.began)).encode(),
         more: false,
         conversations: page.conversations,
+        rows_read: page.rows,
     })
 }
 
@@ -199,6 +202,7 @@ struct Page<'a> {
     asked: &'a Asked<'a>,
     conversations: Vec<ConvState>,
     bytes: usize,
+    rows: u64,
     limit: usize,
 }
 
@@ -228,6 +232,7 @@ impl Page<'_> {
             .query(params![app, user, since, bucket, conv])
             .map_err(failed)?;
         while let Some(row) = found.next().map_err(failed)? {
+            self.rows += 1;
             if self.is_full() {
                 return Ok(true);
             }
@@ -253,6 +258,8 @@ impl Page<'_> {
         let from = params![app, user, cursor.conv.cast_signed(), cursor.since.cast_signed()];
         let mut found = statement.query(from).map_err(failed)?;
         while let Some(row) = found.next().map_err(failed)? {
+            // The group's row and the conversation's.
+            self.rows += 2;
             if self.is_full() {
                 return Ok(true);
             }
@@ -277,9 +284,9 @@ impl Page<'_> {
         let (known, name) = rows::conv_by_id(db, id)
             .map_err(failed)?
             .ok_or_else(|| damaged("it has no row"))?;
-        let member = rows::member(db, id, self.asked.user.as_str())
-            .map_err(failed)?
-            .unwrap_or_default();
+        let member = rows::member(db, id, self.asked.user.as_str()).map_err(failed)?;
+        self.rows += 1 + u64::from(member.is_some());
+        let member = member.unwrap_or_default();
         let left = member.leave_seq > 0;
         if !wanted(&known, left) {
             return Ok(());
@@ -302,6 +309,7 @@ impl Page<'_> {
             }
             last => last?,
         };
+        self.rows += u64::from(last.is_some());
         let (n, mut last) = last.unwrap_or((if left { member.read_n } else { head.n }, Vec::new()));
         if top <= floor_seq {
             last.clear();

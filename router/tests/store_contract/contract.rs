@@ -377,11 +377,19 @@ async fn sync_finds_every_conversation_page_by_page_and_unread_is_arithmetic<F: 
     let (_, cursor) = sync_all(&store, "alice", cursor, 200).await;
     let (found, _) = sync_all(&store, "alice", cursor.clone(), 200).await;
     assert_eq!(found.len(), 0, "nothing changed");
+    let page = store.sync(APP, user("alice"), cursor.clone(), 200).await.unwrap();
+    assert!(page.rows_read <= 1, "{} rows for nothing", page.rows_read);
     let conv = direct("alice", "peer00");
     commit(&store, vec![append(&conv, "peer00", 50, b"x")]).await;
     let read = direct("alice", "peer02");
     let mark = store.read(APP, user("alice"), read.clone(), 2).await.unwrap();
     assert_eq!((mark.seq, mark.n, mark.moved), (2, 2, true));
+    let page = store.sync(APP, user("alice"), cursor.clone(), 200).await.unwrap();
+    let rows = page.rows_read;
+    assert!(
+        (6..=10).contains(&rows),
+        "{rows} rows for two conversations of 25"
+    );
     let (found, _) = sync_all(&store, "alice", cursor, 1).await;
     assert_eq!(found.len(), 2);
     assert_eq!((found[0].head_seq, found[0].read_seq), (2, 0));

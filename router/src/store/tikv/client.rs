@@ -298,6 +298,33 @@ pub(super) trait Rows {
     }
 }
 
+/// Counts the rows that were found.
+pub(super) struct Counted<'r, R> {
+    inner: &'r mut R,
+    /// So many so far.
+    pub(super) rows: u64,
+}
+
+impl<'r, R: Rows> Counted<'r, R> {
+    pub(super) const fn new(inner: &'r mut R) -> Self {
+        Self { inner, rows: 0 }
+    }
+}
+
+impl<R: Rows> Rows for Counted<'_, R> {
+    async fn many(&mut self, keys: Vec<Vec<u8>>) -> Result<Vec<RawRow>, Fault> {
+        let found = self.inner.many(keys).await?;
+        self.rows += found.len() as u64;
+        Ok(found)
+    }
+
+    async fn scan(&mut self, range: KeyRange, limit: u32) -> Result<Vec<RawRow>, Fault> {
+        let found = self.inner.scan(range, limit).await?;
+        self.rows += found.len() as u64;
+        Ok(found)
+    }
+}
+
 fn pair(pair: KvPair) -> RawRow {
     let (key, value) = pair.into();
     (Vec::from(key), value)

@@ -47,7 +47,7 @@ use super::{
     DeliveredMark, Members, MessageStore, OutboxRow, Pulled, ReadMark, Readable, StoreError, StoreInfo,
     Synced,
 };
-use client::{Read, Rows};
+use client::{Counted, Read, Rows};
 use fault::Fault;
 pub use fault::FaultClass;
 use job::ReadRequest;
@@ -394,7 +394,8 @@ async fn page(
     cursor: &[u8],
     limit: u16,
 ) -> Result<Synced, Trouble> {
-    let key = shared.keys.cluster();
+    let (key, at) = (shared.keys.cluster(), read.at);
+    let mut read = Counted::new(read);
     let found = read.many(vec![key.clone()]).await?;
     if let Some((_, value)) = found.first() {
         let row = Cluster::decode(&key, value)?;
@@ -404,7 +405,7 @@ async fn page(
         app,
         user,
         epoch: shared.epoch.load(Ordering::Relaxed),
-        open_bucket: shared.open_bucket(read.at),
+        open_bucket: shared.open_bucket(at),
     };
-    sync::sync(read, &shared.keys, &asked, cursor, limit).await
+    sync::sync(&mut read, &shared.keys, &asked, cursor, limit).await
 }

@@ -12,7 +12,7 @@ use corelane_router_core::decide;
 
 use super::super::sync::{Cursor, Part, STATE_BYTES};
 use super::super::{StoreError, Synced};
-use super::client::{Read, Rows};
+use super::client::{Counted, Read, Rows as _};
 use super::keys::{ConvKey, Keys, Table, tag};
 use super::read::Trouble;
 use super::rows::{HeadRow, MemberRow, MessageRow, Value};
@@ -31,7 +31,7 @@ pub(super) struct Asked<'a> {
 
 /// One page.
 pub(super) async fn sync(
-    read: &mut Read,
+    read: &mut Counted<'_, Read>,
     keys: &Keys,
     asked: &Asked<'_>,
     cursor: &[u8],
@@ -51,6 +51,7 @@ pub(super) async fn sync(
                 cursor: cursor.encode(),
                 more: true,
                 conversations: page.conversations,
+                rows_read: read.rows,
             });
         }
         match cursor.part {
@@ -63,6 +64,7 @@ pub(super) async fn sync(
         cursor: cursor.end(decide::since_after(cursor.began)).encode(),
         more: false,
         conversations: page.conversations,
+        rows_read: read.rows,
     })
 }
 
@@ -96,7 +98,7 @@ impl Page<'_> {
     }
 
     /// Goes on through a part; true if the page is full before it ends.
-    async fn walk(&mut self, read: &mut Read, cursor: &mut Cursor) -> Result<bool, Trouble> {
+    async fn walk(&mut self, read: &mut Counted<'_, Read>, cursor: &mut Cursor) -> Result<bool, Trouble> {
         loop {
             let (steps, is_last) = self.steps(read, cursor).await?;
             let states = self.states(read, &steps).await?;
@@ -122,7 +124,11 @@ impl Page<'_> {
     }
 
     /// The next rows behind the cursor, and whether they are the last. Rows of one place stay together.
-    async fn steps(&self, read: &mut Read, cursor: &Cursor) -> Result<(Vec<Step>, bool), Trouble> {
+    async fn steps(
+        &self,
+        read: &mut Counted<'_, Read>,
+        cursor: &Cursor,
+    ) -> Result<(Vec<Step>, bool), Trouble> {
         let (app, user) = (self.asked.app, self.asked.user);
         let table = match cursor.part {
             Part::Recent => Table::Recent,
@@ -178,7 +184,11 @@ impl Page<'_> {
         Ok(Step { bucket, tag, conv })
     }
 
-    async fn states(&self, read: &mut Read, steps: &[Step]) -> Result<Vec<Option<State>>, Trouble> {
+    async fn states(
+        &self,
+        read: &mut Counted<'_, Read>,
+        steps: &[Step],
+    ) -> Result<Vec<Option<State>>, Trouble> {
         let user = self.asked.user;
         let mut wanted: Vec<Vec<u8>> = Vec::with_capacity(2 * steps.len());
         for step in steps {
@@ -209,7 +219,7 @@ impl Page<'_> {
     /// The last message of each conversation that its user may see.
     async fn last_messages(
         &self,
-        read: &mut Read,
+        read: &mut Counted<'_, Read>,
         states: &[Option<State>],
     ) -> Result<Vec<Option<MessageRow>>, Trouble> {
         let wanted = states.iter().flatten().map(|state| self.last_key(state));
