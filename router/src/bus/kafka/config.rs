@@ -17,6 +17,8 @@ use super::error::KafkaError;
 pub(super) const MESSAGE_BYTES_MAX: usize = BUS_RECORD_BYTES_MAX + 64 * 1024;
 /// Bytes of a segment file. Retention deletes whole segments, so several must fit in what a partition may hold.
 const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+/// How often clients say how many requests they sent. It takes time per partition that they know.
+pub(super) const STATISTICS: Duration = Duration::from_secs(10);
 /// Longest name of a topic in Kafka.
 const TOPIC_NAME_MAX: usize = 249;
 /// Hexadecimal digits of a boot id and the dot before them.
@@ -325,6 +327,7 @@ impl KafkaConfig {
             .set("queue.buffering.max.messages", "100000")
             .set("message.max.bytes", MESSAGE_BYTES_MAX.to_string())
             .set("compression.type", "none");
+        say_statistics(&mut config);
         config
     }
 
@@ -357,6 +360,7 @@ impl KafkaConfig {
     pub(super) fn looker(&self) -> ClientConfig {
         let mut config = self.client("look");
         config.set("socket.timeout.ms", "5000");
+        say_statistics(&mut config);
         config
     }
 
@@ -367,6 +371,11 @@ impl KafkaConfig {
         config.set_log_level(RDKafkaLogLevel::Emerg);
         config
     }
+}
+
+/// Only for clients whose queue is polled: it is where they say it.
+fn say_statistics(config: &mut ClientConfig) {
+    config.set("statistics.interval.ms", STATISTICS.as_millis().to_string());
 }
 
 impl TlsConfig {

@@ -29,6 +29,7 @@ pub(super) struct Counters {
     pub(super) consumers: Count,
     pub(super) topics_gone: Count,
     pub(super) questions: Count,
+    pub(super) metadata: Count,
 }
 
 /// What a bus has counted since it was connected, and what waits in it.
@@ -56,6 +57,8 @@ pub struct KafkaFigures {
     pub topics_gone: u64,
     /// Requests for the list of topics.
     pub questions: u64,
+    /// Metadata requests that librdkafka sent, its own included. `ears.rs` says what is left out.
+    pub metadata_requests: u64,
 }
 
 impl KafkaFigures {
@@ -95,6 +98,12 @@ impl KafkaFigures {
                 "Lists of topics asked for.",
                 self.questions,
             ),
+            (
+                "metadata_requests_total",
+                counter,
+                "Metadata requests sent, as librdkafka last said.",
+                self.metadata_requests,
+            ),
         ];
         for (row, kind, help, value) in rows {
             let name = format!("{prefix}_kafka_{row}");
@@ -117,6 +126,7 @@ impl Counters {
             consumers: self.consumers.get(),
             topics_gone: self.topics_gone.get(),
             questions: self.questions.get(),
+            metadata_requests: self.metadata.get(),
         }
     }
 }

@@ -2,23 +2,57 @@
 //!
 //! Owns the last complaint. While brokers are away librdkafka complains several times a second; so all of it is logged
 //! at `debug`, and the adapter itself warns when a state changes.
+//!
+//! Of its statistics only the number of Metadata requests is kept: asking for topics that are gone, over and over, is how
+//! clients harm brokers. Every `config::STATISTICS` the producer in use and the client that asks for
+//! lists say theirs; what a client sent after it last said so is not counted, nor what consumers and the client that makes
+//! and deletes topics send.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode as Code};
+use serde::Deserialize;
 
+use super::counters::Counters;
 use super::error::KafkaError;
 
 /// Listens to one client.
 #[derive(Debug, Default)]
 pub(super) struct Ears {
     worst: Mutex<Option<Complaint>>,
-    /// Lines and errors so far.
+    /// Lines, errors and statistics so far.
     heard: AtomicU64,
+    requests: Option<Requests>,
+}
+
+/// Metadata requests of one client.
+#[derive(Debug)]
+struct Requests {
+    counters: Arc<Counters>,
+    /// How many it had sent when it last said so.
+    said: Mutex<u64>,
+}
+
+/// What is read of librdkafka's statistics.
+#[derive(Debug, Deserialize)]
+struct Statistics {
+    brokers: HashMap<String, BrokerStatistics>,
+}
+
+#[derive(Debug, Deserialize)]
+struct BrokerStatistics {
+    req: RequestCounts,
+}
+
+#[derive(Debug, Deserialize)]
+struct RequestCounts {
+    #[serde(rename = "Metadata", default)]
+    metadata: u64,
 }
 
 /// Something a client said.
@@ -47,9 +81,18 @@ impl Complaint {
 }
 
 impl Ears {
-    /// How many lines and errors there were so far.
+    /// How many lines, errors and statistics there were so far.
     pub(super) fn heard(&self) -> u64 {
         self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Ears that count the client's requests, too.
+    pub(super) fn that_count(counters: Arc<Counters>) -> Self {
+        let said = Mutex::default();
+        Self {
+            requests: Some(Requests { counters, said }),
+            ..Self::default()
+        }
     }
 
     /// What explains most of what was said.
@@ -73,10 +116,32 @@ impl Ears {
     }
 }
 
+impl Requests {
+    /// The client has sent so many in all.
+    fn sent(&self, in_all: u64) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        // Counts of a broker that is not known any more are gone.
+        self.counters.metadata.add(in_all.saturating_sub(*said));
+        *said = in_all;
+    }
+}
+
 impl ClientContext for Ears {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.heard.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(?level, facility, message, "librdkafka");
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+        let Some(requests) = &self.requests else { return };
+        match serde_json::from_slice::<Statistics>(statistics) {
+            Ok(statistics) => {
+                let sent = statistics.brokers.values().map(|broker| broker.req.metadata);
+                requests.sent(sent.sum());
+            }
+            Err(error) => tracing::debug!(%error, "librdkafka's statistics"),
+        }
     }
 
     fn error(&self, error: ClientError, reason: &str) {
@@ -100,3 +165,26 @@ impl ClientContext for Ears {
 }
 
 impl ConsumerContext for Ears {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_requests_are_summed_over_brokers_and_counted_once() {
+        let counters = Arc::<Counters>::default();
+        let ears = Ears::that_count(Arc::clone(&counters));
+        let said = |one: u64, other: u64| {
+            let text = format!(
+                r#"{{"name": "x", "brokers": {{"a:1/1": {{"nodeid": 1, "req": {{"Produce": 9, "Metadata": {one}}}}},
+                "a:1/bootstrap": {{"req": {{"Metadata": {other}}}}}}}, "topics": {{}}}}"#
+            );
+            ears.stats_raw(text.as_bytes());
+            counters.figures((0, 0)).metadata_requests
+        };
+        assert_eq!((said(2, 1), said(2, 1), said(6, 1)), (3, 3, 7));
+        ears.stats_raw(b"nonsense");
+        assert_eq!(said(6, 1), 7);
+        Ears::default().stats_raw(b"{}");
+    }
+}

@@ -18,6 +18,7 @@ use rdkafka::metadata::{Metadata, MetadataBroker};
 use tokio::sync::oneshot;
 
 use super::config::KafkaConfig;
+use super::counters::Counters;
 use super::ears::Ears;
 use super::error::KafkaError;
 use crate::clock::Clock;
@@ -90,11 +91,11 @@ impl std::fmt::Debug for Question {
 
 impl Looker {
     /// Starts the thread.
-    pub(super) fn start(config: &KafkaConfig) -> Result<Self, KafkaError> {
+    pub(super) fn start(config: &KafkaConfig, counters: Arc<Counters>) -> Result<Self, KafkaError> {
         let (questions, waiting) = sync_channel(QUEUE);
         let client: BaseConsumer<Ears> = config
             .looker()
-            .create_with_context(Ears::default())
+            .create_with_context(Ears::that_count(counters))
             .map_err(|error| KafkaError::Client(error.to_string()))?;
         let servers = config.servers.clone();
         let thread = Thread { client, servers };
@@ -191,8 +192,9 @@ impl Thread {
 
     /// Lets the client say all it has to say: its queue of complaints has no bound of its own.
     fn hear(&self) {
-        // A consumer without a group has lines of log and errors in its queue and nothing else. A poll that found a line
-        // says nothing, like one that found the queue empty (rdkafka 0.39); only the context knows which it was.
+        // A consumer without a group has lines of log, errors and statistics in its queue and nothing else. A poll that
+        // found a line says nothing, like one that found the queue empty (rdkafka 0.39); only the context knows which it
+        // was.
         let ears = self.client.context();
         loop {
             let heard = ears.heard();

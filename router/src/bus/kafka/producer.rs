@@ -18,6 +18,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext
 use tokio::sync::oneshot;
 
 use super::config::KafkaConfig;
+use super::counters::Counters;
 use super::ears::Ears;
 use super::error::KafkaError;
 use super::publisher::Shared;
@@ -53,10 +54,15 @@ impl std::fmt::Debug for Producer {
 
 impl Producer {
     /// Makes a producer and starts its thread.
-    pub(super) fn start(config: &KafkaConfig, id: u64, owner: Weak<Shared>) -> Result<Arc<Self>, KafkaError> {
+    pub(super) fn start(
+        config: &KafkaConfig,
+        id: u64,
+        owner: Weak<Shared>,
+        counters: Arc<Counters>,
+    ) -> Result<Arc<Self>, KafkaError> {
         let reports = Reports {
             owner: Weak::clone(&owner),
-            ears: Ears::default(),
+            ears: Ears::that_count(counters),
         };
         let client = config
             .producer()
@@ -133,6 +139,10 @@ impl ClientContext for Reports {
 
     fn error(&self, error: ClientError, reason: &str) {
         self.ears.error(error, reason);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.ears.stats_raw(statistics);
     }
 }
 

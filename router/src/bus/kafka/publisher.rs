@@ -207,10 +207,11 @@ impl Shared {
 
     /// The first producer. It connects by itself.
     fn start_first(self: &Arc<Self>) -> Result<Arc<Producer>, Refused> {
-        let first = Producer::start(&self.config, 1, Arc::downgrade(self)).map_err(|error| {
-            tracing::error!(%error, "there is no Kafka producer");
-            Refused::Producer(Code::Fail)
-        })?;
+        let first = Producer::start(&self.config, 1, Arc::downgrade(self), Arc::clone(&self.counters))
+            .map_err(|error| {
+                tracing::error!(%error, "there is no Kafka producer");
+                Refused::Producer(Code::Fail)
+            })?;
         self.counters.producers.add(1);
         Ok(first)
     }
@@ -274,7 +275,12 @@ impl Shared {
             );
         }
         // Made outside the lock: it starts threads.
-        match Producer::start(&self.config, producer + 1, Arc::downgrade(&self)) {
+        match Producer::start(
+            &self.config,
+            producer + 1,
+            Arc::downgrade(&self),
+            Arc::clone(&self.counters),
+        ) {
             Ok(next) => {
                 self.counters.producers.add(1);
                 self.lock().replace(next, now);

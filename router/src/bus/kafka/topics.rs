@@ -78,7 +78,7 @@ impl Topics {
             .create()
             .map_err(|error: ClientError| KafkaError::Client(error.to_string()))?;
         Ok(Self {
-            looker: Looker::start(&config)?,
+            looker: Looker::start(&config, Arc::clone(&counters))?,
             admin,
             config,
             clock: Clock::start(),
