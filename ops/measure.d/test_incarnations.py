@@ -1,0 +1,39 @@
+"""Incarnations are as many as asked, not faster than asked, and end with the first that went wrong."""
+
+import time
+import unittest
+from types import SimpleNamespace
+
+from incarnations import Incarnations, kafka_port
+
+
+class Pace(unittest.TestCase):
+    def test_there_are_as_many_as_asked_and_no_more_in_a_time_than_allowed(self):
+        maker = Incarnations(None, per_minute=1200)
+        maker.left, maker.next_at = 5, time.monotonic()
+        began = time.monotonic()
+        turns = [maker.take() for _ in range(6)]
+        self.assertEqual(turns, [4, 3, 2, 1, 0, None])
+        self.assertGreaterEqual(time.monotonic() - began, 4 * 0.05)
+
+    def test_a_time_that_was_missed_is_not_made_up_for(self):
+        maker = Incarnations(None, per_minute=1200)
+        maker.left, maker.next_at = 3, time.monotonic() - 60
+        began = time.monotonic()
+        self.assertEqual([maker.take() for _ in range(3)], [2, 1, 0])
+        self.assertGreaterEqual(time.monotonic() - began, 0.05)
+
+    def test_nothing_follows_what_went_wrong(self):
+        maker = Incarnations(None, per_minute=1200)
+        maker.left, maker.problems = 3, ["it ended at its start"]
+        self.assertIsNone(maker.take())
+
+    def test_a_broker_elsewhere_is_refused(self):
+        at = lambda servers: SimpleNamespace(environment={"CORELANE_TEST_KAFKA": servers})  # noqa: E731
+        self.assertEqual(kafka_port(at("127.0.0.1:9092,b:1")), 9092)
+        with self.assertRaises(SystemExit):
+            kafka_port(at("kafka.example:9092"))
+
+
+if __name__ == "__main__":
+    unittest.main()
