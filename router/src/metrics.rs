@@ -390,6 +390,11 @@ fn render_tikv(store: &TikvStats, into: &mut String) {
             store.attempts,
         ),
         (
+            "corelane_store_unsure_total",
+            "Commits of which it was not known at once what became of them.",
+            store.unsure,
+        ),
+        (
             "corelane_store_resolved_total",
             "Commits that failed by what the client said and were there.",
             store.resolved,

@@ -116,6 +116,7 @@ impl TikvStore {
             commits: load(&counts.commits),
             messages: load(&counts.messages),
             attempts: load(&counts.attempts),
+            unsure: load(&counts.unsure),
             resolved: load(&counts.resolved),
             torn: load(&counts.torn),
             unknown: load(&counts.unknown),

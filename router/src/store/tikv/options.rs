@@ -113,6 +113,8 @@ pub struct TikvStats {
     pub messages: u64,
     /// Transactions begun for commits.
     pub attempts: u64,
+    /// Commits that gave no answer that says enough, or could not be read back at the first attempt.
+    pub unsure: u64,
     /// Commits that failed by what the client said and were there.
     pub resolved: u64,
     /// Commits that succeeded by what the client said and were not there, or not all of them.

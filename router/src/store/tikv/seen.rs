@@ -57,7 +57,12 @@ impl Writer {
             }
             Ok(()) => {}
         }
-        let fault = match self.is_there(&over, deadline).await {
+        let mut is_unsure = committed.is_err();
+        let seen = self.is_there(&over, deadline, &mut is_unsure).await;
+        if is_unsure {
+            self.shared.counts.unsure.fetch_add(1, Ordering::Relaxed);
+        }
+        let fault = match seen {
             Ok(true) => {
                 if committed.is_err() {
                     self.shared.counts.resolved.fetch_add(1, Ordering::Relaxed);
@@ -82,14 +87,20 @@ impl Writer {
         Fault::new(FaultClass::Undetermined, text)
     }
 
-    /// Reads back, one batch at a fresh timestamp, and compares. Tries until the deadline.
-    async fn is_there(&self, over: &Over<'_>, deadline: Duration) -> Result<bool, Fault> {
+    /// Reads back, one batch at a fresh timestamp, and compares. Tries until the deadline; says whether once was not enough.
+    async fn is_there(
+        &self,
+        over: &Over<'_>,
+        deadline: Duration,
+        is_unsure: &mut bool,
+    ) -> Result<bool, Fault> {
         let mut wait = WAIT_FIRST;
         loop {
             let fault = match self.read_back(over.changes).await {
                 Ok(is_there) => return Ok(is_there),
                 Err(fault) => fault,
             };
+            *is_unsure = true;
             if fault.may_be_of(over.start) {
                 self.end(over).await;
             }

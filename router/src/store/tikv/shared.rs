@@ -25,6 +25,7 @@ pub(super) struct Counts {
     pub(super) commits: AtomicU64,
     pub(super) messages: AtomicU64,
     pub(super) attempts: AtomicU64,
+    pub(super) unsure: AtomicU64,
     pub(super) resolved: AtomicU64,
     pub(super) torn: AtomicU64,
     pub(super) unknown: AtomicU64,
