@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
 from metrics import Look, parse
-from process import Broken, NotReady, identity_in
+from process import Broken, NotReady, identity_in, signal_group
 from services import ROOT
 
 GATEWAYS = ("gateway-1", "gateway-2")
@@ -50,6 +51,13 @@ class Cluster:
         self.command("down")
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def kill_all(self) -> None:
+        """kill -9 to whoever is left."""
+        for pid_file in self.folder.glob("*-?/*.pid"):
+            found = identity_in(pid_file)
+            if found:
+                signal_group(found[0], signal.SIGKILL)
+
     def must(self, *words: str) -> None:
         """Runs ops/cluster where only the cluster can be to blame for a failure."""
         try:
@@ -57,9 +65,9 @@ class Cluster:
         except NotReady as error:
             raise Broken(str(error)) from None
 
-    def kill(self, name: str, signal: str = "KILL") -> None:
+    def kill(self, name: str, which: str = "KILL") -> None:
         """Signals a member, which must run."""
-        self.must("kill", name, signal)
+        self.must("kill", name, which)
 
     def restart(self, name: str) -> None:
         """Starts a member again; it must become ready."""

@@ -15,6 +15,10 @@ DOWN_S = 2.0
 # there, every commit goes over two regions. 16 lanes, as ops/cluster makes them.
 LANES = 16
 REGION_BORDER = "\\x00\\x{lane:02x}k"
+# How late commits are answered where they must be met on their way.
+COMMIT_MS = 200
+# So many sends must have been acknowledged, within a time in which even locks of the dead end.
+ACKS_AGAIN, ACKS_AGAIN_S = 50, 20.0
 
 
 def gateway_killed(run: Run) -> None:
@@ -141,29 +145,34 @@ def store_frozen(run: Run) -> None:
 def answers_dropped(run: Run) -> None:
     """One of a hundred answers to commits is lost after the commit was applied."""
     tikv = run.stack.tikv
-    before = tikv.faults_hit()
     tikv.fault("drop", "commit", permille=10)
     run.pause(20)
+    run.note("answers_dropped", tikv.faults_hit("drop"))
     tikv.end_faults()
-    run.note("answers_dropped", tikv.faults_hit() - before)
 
 
 def pd_restarted(run: Run) -> None:
-    """PD is killed while commits go over two regions and clients must ask it where those are."""
+    """PD is killed while commits go over two regions and clients must ask it where those are. The second time it is not
+    killed before commits go through again."""
     tikv = run.stack.tikv
     for lane in range(LANES):
         tikv.split(REGION_BORDER.format(lane=lane))
-    before = tikv.faults_hit()
     # A client that hears this forgets where the region is, and asks PD.
-    tikv.fault("region_not_found", "commit", permille=300)
+    tikv.fault("region_not_found", "commit", permille=500)
+    # So most lanes are in the middle of a commit at any moment: its first part is answered late, its second comes then.
+    tikv.fault("delay", "commit", ms=COMMIT_MS)
     run.pause(1)
+    lost = 0
     for _ in range(2):
+        run.await_acks(ACKS_AGAIN, ACKS_AGAIN_S)
+        before = tikv.faults_hit("region_not_found")
         tikv.pd.kill()
         run.pause(0.5)
+        lost += tikv.faults_hit("region_not_found") - before
         tikv.pd.start()
         tikv.await_ready()
     tikv.end_faults()
-    run.note("regions_lost", tikv.faults_hit() - before)
+    run.note("regions_lost", lost)
 
 
 def link_blackholed(run: Run) -> None:
@@ -175,11 +184,15 @@ def link_blackholed(run: Run) -> None:
 
 
 def pd_down_router_killed(run: Run) -> None:
-    """Without PD there is no timestamp to read back at: the router dies between its commits and their acknowledgement."""
+    """Without PD there is no timestamp to read back at: the router dies between its commits and their acknowledgement.
+    Commits are applied at once and answered late, so PD goes while most lanes wait for an answer."""
     tikv = run.stack.tikv
+    tikv.fault("delay", "commit", ms=COMMIT_MS)
+    run.pause(0.5)
     tikv.pd.kill()
-    run.pause(0.3)
+    run.pause(2 * COMMIT_MS / 1e3)
     run.cluster.kill(ROUTER)
+    tikv.end_faults()
     run.pause(DOWN_S)
     tikv.pd.start()
     tikv.await_ready()

@@ -39,8 +39,9 @@ PUBLISHED_AGAIN = Rose(("corelane_router_kafka_unpublished_total", "corelane_rou
 READ_ANEW = Rose(("corelane_gateway_kafka_stalls_total",))
 # Calls to the store that failed, and commits whose outcome had to be found out.
 STORE_FAULTS = Rose(("corelane_store_faults_total",))
-RESOLVED = Rose(("corelane_store_resolved_total", "corelane_store_torn_total", "corelane_store_unknown_total"))
+UNSURE = Rose(("corelane_store_unsure_total",))
 REPAIRED = Rose(("corelane_store_repairs_total",))
+STORED_BEFORE = Rose(("corelane_router_repeated_total",))
 RECONNECTED = Counted(("dropped",))
 
 ROWS = (
@@ -56,7 +57,8 @@ ROWS = (
         "router-killed",
         "kill -9 a router, started again after 2 s",
         router_killed,
-        6,
+        # It cannot be in the list again before the lease of the one that it replaces has ended.
+        14,
         (LINK_LOST, SENT_AGAIN),
         ("router",),
     ),
@@ -121,7 +123,7 @@ ROWS = (
         "kafka-restarted",
         "kill -9 Kafka, started again after 2 s",
         kafka_restarted,
-        12,
+        14,
         (Stalled(2),),
         ("kafka",),
     ),
@@ -146,7 +148,7 @@ ROWS = (
         "kafka-disk-full",
         "Kafka's disk is full for 12 s",
         kafka_disk_full,
-        24,
+        26,
         (Stalled(8), PUBLISHED_AGAIN),
         ("kafka",),
         small_disk=True,
@@ -180,8 +182,8 @@ ROWS = (
         "pd-restarted",
         "PD is restarted twice at the moment of commits over two regions",
         pd_restarted,
-        14,
-        (Noted("regions_lost"), RESOLVED),
+        22,
+        (Noted("regions_lost"), UNSURE),
         ("store", "pd"),
     ),
     Row(
@@ -189,7 +191,8 @@ ROWS = (
         "1 % of commit answers are dropped after applying, for 20 s",
         answers_dropped,
         21,
-        (Noted("answers_dropped"), RESOLVED),
+        # The client itself asks again for what was not answered, after 2 s: the lane waits for it, and nothing counts that.
+        (Noted("answers_dropped"), Stalled(1.9)),
         ("store",),
     ),
     Row(
@@ -207,8 +210,9 @@ ROWS = (
         "pd-down-router-killed",
         "PD down, and a router killed between commit and read-back",
         pd_down_router_killed,
-        10,
-        (LINK_LOST, REPAIRED),
+        16,
+        # Sends that were stored and not acknowledged: it was between the two.
+        (LINK_LOST, REPAIRED, STORED_BEFORE),
         ("store", "pd", "router"),
     ),
     Row(

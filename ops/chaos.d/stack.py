@@ -16,7 +16,7 @@ from cluster import ROUTERS, Cluster
 from freeze import FrozenPartition
 from process import Process, end_leftovers
 from proxy import Proxy
-from services import TARGET, Kafka, Redis, Tikv
+from services import AS_ROOT, TARGET, Kafka, Redis, Tikv
 
 CHAOS = TARGET / "chaos"
 SLOTS = 10
@@ -77,10 +77,12 @@ class Stack:
         for proxy in self.proxies.values():
             proxy.stop()
         self.proxies = {}
+        # Whoever leaves in order waits for others: nothing depends on that any more.
+        self.cluster.kill_all()
         self.cluster.down()
         end_leftovers(self.folder)
         if os.path.ismount(self.folder / "kafka"):
-            subprocess.run(["umount", "-l", self.folder / "kafka"], check=True)
+            subprocess.run([*AS_ROOT, "umount", "-l", self.folder / "kafka"], check=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def keep_logs(self, folder: Path) -> None:

@@ -1,8 +1,25 @@
 """The matrix has every row once, and each can be void."""
 
+import re
 import unittest
 
 from rows import BY_NAME, ROWS
+from services import ROOT
+from verdict import Counted, Noted, Rose
+
+LABELLED = {"counter": "_total", "gauge": ""}
+
+
+def metrics_of_the_programs() -> set[str]:
+    """Every name that a gateway or router serves, as their sources have them."""
+    text = (ROOT / "router/src/metrics.rs").read_text()
+    names = set(re.findall(r'"(corelane_[a-z_]+)"', text))
+    text = (ROOT / "gateway/core/src/metrics.rs").read_text()
+    rows = re.findall(r"^    (counter|gauge) ([a-z_]+);$", text, re.MULTILINE)
+    names |= {f"corelane_gateway_{name}{LABELLED[kind]}" for kind, name in rows}
+    text = (ROOT / "router/src/bus/kafka/counters.rs").read_text()
+    kafka = re.findall(r'"([a-z_]+_total)"', text)
+    return names | {f"corelane_{program}_kafka_{name}" for program in ("gateway", "router") for name in kafka}
 
 
 class Rows(unittest.TestCase):
@@ -15,6 +32,27 @@ class Rows(unittest.TestCase):
         for row in ROWS:
             with self.subTest(row=row.name):
                 self.assertTrue(row.hits and row.touches and row.seconds > 0)
+
+    def test_every_counter_that_must_rise_is_one_of_the_programs(self):
+        known = metrics_of_the_programs()
+        for row in ROWS:
+            for hit in row.hits:
+                if isinstance(hit, Rose):
+                    self.assertLessEqual(set(hit.metrics), known, row.name)
+
+    def test_every_counter_of_the_load_is_one_of_the_load_generator(self):
+        text = (ROOT / "loadgen/src/shared.rs").read_text()
+        for row in ROWS:
+            for hit in row.hits:
+                for name in hit.counters if isinstance(hit, Counted) else ():
+                    self.assertRegex(text, rf"(?m)^    {name},$", row.name)
+
+    def test_every_note_is_made_by_a_fault(self):
+        text = (ROOT / "ops/chaos.d/faults.py").read_text()
+        for row in ROWS:
+            for hit in row.hits:
+                if isinstance(hit, Noted):
+                    self.assertIn(f'run.note("{hit.note}"', text, row.name)
 
     def test_a_row_that_fills_a_disk_has_a_small_one(self):
         for row in ROWS:

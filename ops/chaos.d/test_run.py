@@ -65,7 +65,7 @@ class Runs(unittest.TestCase):
         self.cluster = StandIn(self.folder)
         self.services: list[SimpleNamespace] = []
         shorter = {"STEADY_S": 0.6, "AFTER_S": 0.6, "QUIET_BEFORE_S": 0.2, "QUIET_AFTER_S": 0.4}
-        for patch in (mock.patch.multiple(run, **shorter), mock.patch("load.shutil.which", return_value=None)):
+        for patch in (mock.patch.multiple(run, **shorter), mock.patch("load.before_others", return_value=[])):
             patch.start()
             self.addCleanup(patch.stop)
 
