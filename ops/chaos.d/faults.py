@@ -129,8 +129,9 @@ def store_killed(run: Run) -> None:
 
 
 def store_restarted(run: Run) -> None:
-    """Ended as asked, and started again at once."""
+    """Ended as asked, and started again after a moment: one without a call under way would show nothing."""
     run.stack.tikv.store.stop()
+    run.pause(1)
     run.stack.tikv.store.start()
     run.stack.tikv.await_ready()
 
