@@ -1,15 +1,21 @@
 //! Outbox rows that nobody publishes: what dead routers left, and what the store found out later than it answered.
 //!
-//! Owns nothing: what is read of a row goes to the driver, which waits for its turn like everything else. Publishing such a
-//! row once more than needed is allowed; a row that the core still holds is left alone.
+//! Owns the room for rows that were read and are not published: [`ADOPTED_MAX`]; the next one is read when there is some.
+//! What is read goes to the driver, which waits for its turn like everything else. Publishing such a row once more than
+//! needed is allowed; a row that the core still holds is left alone.
+//!
+//! What dead routers left is shared out as their lanes are: each row is for the router that serves its lane by the list
+//! at the moment when rows are looked for. Where the list changes meanwhile, a row may be passed over by the one and by
+//! the other; it stays in the store, and the sweep of whoever serves its lane then finds it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use corelane_protocol::frame::Frame;
 use corelane_protocol::frame::body::ArchivedMessage;
-use corelane_protocol::id::BootId;
+use corelane_protocol::id::{BootId, Lane};
 use corelane_router_core::event::Recovered;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::driver::Event;
 use crate::registry::Registry as _;
@@ -17,6 +23,8 @@ use crate::shared::Shared;
 use crate::store::any::AnyStore;
 use crate::store::{MessageStore as _, OutboxRow, StoreError};
 
+/// Most rows that are read and not published. A row has at most a MiB of messages.
+pub(crate) const ADOPTED_MAX: usize = 64;
 /// Most messages that are read at a time.
 const MESSAGES: u16 = 200;
 /// A store that failed is asked again after this time.
@@ -31,8 +39,12 @@ const LATE: Duration = Duration::from_secs(30);
 pub(crate) struct Left {
     /// The row.
     pub(crate) row: u64,
+    /// Its lane.
+    pub(crate) lane: Lane,
     /// Its messages, by conversation.
     pub(crate) messages: Vec<Recovered>,
+    /// Held until all of it is published.
+    pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
 /// Reads the messages that a row names.
@@ -70,7 +82,9 @@ pub(crate) async fn left(store: &AnyStore, row: OutboxRow) -> Result<Left, Store
     }
     Ok(Left {
         row: row.id,
+        lane: row.lane,
         messages,
+        room: None,
     })
 }
 
@@ -144,7 +158,11 @@ async fn sweep_once(shared: &Arc<Shared>) -> Result<(), StoreError> {
 async fn adopt_once(shared: &Arc<Shared>, dead: &[u64]) -> Result<(), StoreError> {
     let mut after = 0;
     loop {
-        let rows = shared.store.outbox(dead.to_vec(), after).await?;
+        let lanes = own_lanes(shared);
+        if lanes.is_empty() {
+            return Ok(());
+        }
+        let rows = shared.store.outbox(dead.to_vec(), lanes, after).await?;
         let Some(last) = rows.last() else { return Ok(()) };
         after = last.id;
         for row in rows {
@@ -161,11 +179,25 @@ async fn adopt_once(shared: &Arc<Shared>, dead: &[u64]) -> Result<(), StoreError
     }
 }
 
-/// Hands a row to the driver. False: the router is stopping.
+/// The lanes that no other router serves by the present list.
+fn own_lanes(shared: &Shared) -> Vec<Lane> {
+    let lanes = (0..shared.store.info().lanes).map(Lane);
+    lanes
+        .filter(|lane| shared.cluster.elsewhere(*lane).is_none())
+        .collect()
+}
+
+/// Hands a row to the driver, when there is room for it. False: the router is stopping.
 async fn publish(shared: &Arc<Shared>, row: OutboxRow) -> bool {
+    let Ok(room) = Arc::clone(&shared.adopting).acquire_owned().await else {
+        return false;
+    };
     loop {
         match left(&shared.store, row.clone()).await {
-            Ok(left) => return shared.driver.send(Event::Left(left)).await.is_ok(),
+            Ok(mut left) => {
+                left.room = Some(room);
+                return shared.driver.send(Event::Left(left)).await.is_ok();
+            }
             Err(error @ StoreError::Damaged { .. }) => {
                 tracing::error!(%error, row = row.id, "what an outbox row names cannot be published");
                 return true;
@@ -177,3 +209,6 @@ async fn publish(shared: &Arc<Shared>, row: OutboxRow) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use corelane_protocol::id::{AppId, BootId, ConnId, UserId};
+use corelane_protocol::id::{AppId, BootId, ConnId, Lane, UserId};
 use corelane_router_core::RouterCore;
 use corelane_router_core::append::{Append, Batch, Committed};
 use corelane_router_core::event::{Input, Origin, Output, Submission};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::adopt::{self, Left};
+use crate::adopt::{self, ADOPTED_MAX, Left};
 use crate::bus::{Bus as _, BusError};
 use crate::hub::Outgoing;
 use crate::lease::give_up;
@@ -29,6 +29,7 @@ use crate::registry::Registry as _;
 use crate::requests::core_route;
 use crate::shared::{Shared, StopReason};
 use crate::start::StartError;
+use crate::store::any::AnyStore;
 use crate::store::{Members, MessageStore as _, StoreError};
 
 /// Batches of inputs that wait.
@@ -74,6 +75,8 @@ pub(crate) struct Driver {
     locate_from: Duration,
     /// The boots that went last, the newest at the end.
     gone: VecDeque<u64>,
+    /// Rows that nobody published, until all of them is published here: each holds its room.
+    adopted: Vec<(Lane, u64, OwnedSemaphorePermit)>,
     untaken: Untaken,
 }
 
@@ -106,12 +109,14 @@ impl Driver {
             sampled: HashMap::new(),
             locate_from: Duration::ZERO,
             gone: VecDeque::new(),
+            adopted: Vec::new(),
             untaken: Untaken::new(),
         }
     }
 
     /// Publishes again what earlier lives, and routers that are dead, left in the outbox. Before anything else. Says how
-    /// many rows there were.
+    /// many rows there were. Of a store that others share, this is only the beginning, and only where no other router
+    /// lives: the sweep (`adopt.rs`) finds the rest.
     ///
     /// # Errors
     ///
@@ -123,11 +128,17 @@ impl Driver {
         let living = Box::pin(self.shared.registry.routers()).await;
         let living = living.map_err(JoinError::Registry)?.routers;
         dead.retain(|writer| living.iter().all(|router| router.boot.0 != *writer));
+        let is_shared = matches!(*store, AnyStore::Tikv(_));
+        if is_shared && !living.is_empty() {
+            dead.clear();
+        }
+        let lanes: Vec<Lane> = (0..store.info().lanes).map(Lane).collect();
         let (mut after, mut count) = (0, 0);
-        while !dead.is_empty() {
-            let rows = store.outbox(dead.clone(), after).await?;
+        while !dead.is_empty() && (!is_shared || count < ADOPTED_MAX) {
+            let rows = store.outbox(dead.clone(), lanes.clone(), after).await?;
             let Some(last) = rows.last() else { break };
             after = last.id;
+            // All that were named: none of them is named again.
             for row in rows {
                 count += 1;
                 let left = adopt::left(&store, row).await?;
@@ -135,10 +146,15 @@ impl Driver {
             }
         }
         if count > 0 {
-            self.locate_from = self.shared.clock.now().mono + RECLAIM;
+            self.locate_from(self.shared.clock.now().mono + RECLAIM);
         }
         self.carry_out();
-        Ok(count)
+        Ok(count as u64)
+    }
+
+    /// Nobody is looked for before.
+    pub(crate) const fn locate_from(&mut self, from: Duration) {
+        self.locate_from = from;
     }
 
     /// All of a row is in the core before the first of it can be published and clear the row.
@@ -148,6 +164,9 @@ impl Driver {
         }
         if left.messages.is_empty() {
             self.shared.store.clear_outbox(vec![left.row]);
+        } else {
+            self.adopted
+                .extend(left.room.map(|room| (left.lane, left.row, room)));
         }
         for recovered in left.messages {
             self.input(Input::Recovered(recovered));
@@ -269,6 +288,9 @@ impl Driver {
                 link.send(records);
             }
         }
+        let core = &self.core;
+        self.adopted
+            .retain(|(lane, row, _)| core.is_publishing(*lane, *row));
         self.shared
             .metrics
             .set_core(*self.core.metrics(), self.core.in_flight());

@@ -5,6 +5,8 @@
 
 mod adopt;
 pub mod api;
+#[cfg(test)]
+mod bench;
 pub mod bus;
 pub mod clock;
 mod cluster;

@@ -8,7 +8,7 @@ use corelane_protocol::link::codec::{LinkSecret, PeerInfo};
 use corelane_protocol::link::handshake::feature;
 use corelane_router_core::append::Append;
 use corelane_router_core::event::Input;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::bus::any::AnyBus;
 use crate::clock::Clock;
@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) gone: Mutex<Gone>,
     pub(crate) metrics: Metrics,
     pub(crate) driver: mpsc::Sender<Event>,
+    /// Room for outbox rows that nobody publishes.
+    pub(crate) adopting: Arc<Semaphore>,
     pub(crate) stop: Arc<Stop>,
 }
 

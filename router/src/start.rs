@@ -15,7 +15,7 @@ use std::time::Duration;
 use corelane_protocol::id::{BootId, NodeId};
 use corelane_protocol::link::codec::LinkSecret;
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::api::{self, ApiState, Demo, MoreMetrics, WebFile};
 use crate::bus::any::AnyBus;
@@ -230,6 +230,7 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
         gone: std::sync::Mutex::default(),
         metrics: Metrics::default(),
         driver: events,
+        adopting: Arc::new(Semaphore::new(adopt::ADOPTED_MAX)),
         stop: Arc::clone(&stop),
     });
     let api = ApiState {

@@ -8,6 +8,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use corelane_protocol::id::Lane;
+
 use crate::core::RouterCore;
 use crate::event::Output;
 use crate::planted::Bug;
@@ -69,6 +71,12 @@ impl RouterCore {
     /// Whether something of this outbox row is still to be published, or to be reported consumed.
     pub fn holds(&self, row: u64) -> bool {
         self.outbox.rows.contains_key(&row)
+    }
+
+    /// Whether something of this outbox row is still to be published in its lane.
+    pub fn is_publishing(&self, lane: Lane, row: u64) -> bool {
+        let publications = self.lanes.get(&lane).map(|state| &state.publications);
+        publications.is_some_and(|waiting| waiting.iter().any(|each| each.outbox == row))
     }
 
     /// Outbox rows of which something is still to be published, or to be reported consumed.

@@ -39,7 +39,7 @@ pub(crate) struct Stored {
 /// A commit on its way to the gateways.
 #[derive(Debug)]
 pub(crate) struct Publication {
-    outbox: u64,
+    pub(crate) outbox: u64,
     /// By conversation, in order.
     convs: BTreeMap<(AppId, ConvId), Vec<Stored>>,
     /// What is asked of a port now.

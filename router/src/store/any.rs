@@ -144,8 +144,8 @@ impl MessageStore for AnyStore {
         both!(self, store => store.writers().await)
     }
 
-    async fn outbox(&self, of: Vec<u64>, after: u64) -> Result<Vec<OutboxRow>, StoreError> {
-        both!(self, store => store.outbox(of, after).await)
+    async fn outbox(&self, of: Vec<u64>, lanes: Vec<Lane>, after: u64) -> Result<Vec<OutboxRow>, StoreError> {
+        both!(self, store => store.outbox(of, lanes, after).await)
     }
 
     async fn stray(&self) -> OutboxRow {

@@ -213,12 +213,13 @@ pub trait MessageStore: Send + Sync + 'static {
     /// live then is dead.
     fn writers(&self) -> impl Future<Output = Result<Vec<u64>, StoreError>> + Send;
 
-    /// Outbox rows that these left, oldest first, from behind `after` on, some hundreds at a time. Only of the dead: who
-    /// lives publishes his own. What a router had on its way when it died may come for half a minute; rows that were
-    /// named before need not be named again.
+    /// Outbox rows that these left in `lanes`, oldest first, from behind `after` on, some hundreds at a time. Only of the
+    /// dead: who lives publishes his own. What a router had on its way when it died may come for half a minute; rows that
+    /// were named before need not be named again.
     fn outbox(
         &self,
         of: Vec<u64>,
+        lanes: Vec<Lane>,
         after: u64,
     ) -> impl Future<Output = Result<Vec<OutboxRow>, StoreError>> + Send;
 

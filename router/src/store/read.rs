@@ -1,5 +1,7 @@
 //! What is read of one conversation: its messages, its members, the outbox.
 
+use std::collections::HashSet;
+
 use corelane_protocol::id::{AppId, ConvId, Lane, UserId};
 use corelane_protocol::limits::PAGE_BYTES;
 use rusqlite::{Connection, params};
@@ -166,8 +168,26 @@ pub(super) fn readable(
     Ok(Some(readable))
 }
 
-/// Outbox rows behind `after`, up to `last`.
-pub(super) fn outbox(db: &Connection, after: u64, last: u64) -> Result<Vec<OutboxRow>, StoreError> {
+/// Outbox rows of some lanes behind `after`, up to `last`.
+pub(super) fn outbox(
+    db: &Connection,
+    lanes: &[Lane],
+    mut after: u64,
+    last: u64,
+) -> Result<Vec<OutboxRow>, StoreError> {
+    let lanes: HashSet<Lane> = lanes.iter().copied().collect();
+    loop {
+        let mut rows = outbox_page(db, after, last)?;
+        let Some(end) = rows.last() else { return Ok(rows) };
+        after = end.id;
+        rows.retain(|row| lanes.contains(&row.lane));
+        if !rows.is_empty() {
+            return Ok(rows);
+        }
+    }
+}
+
+fn outbox_page(db: &Connection, after: u64, last: u64) -> Result<Vec<OutboxRow>, StoreError> {
     let mut statement = db
         .prepare_cached(
             "SELECT id, lane, v, crc, entries FROM outbox WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",

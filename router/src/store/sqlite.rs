@@ -341,9 +341,9 @@ impl MessageStore for SqliteStore {
         Ok(vec![read::EARLIER])
     }
 
-    async fn outbox(&self, of: Vec<u64>, after: u64) -> Result<Vec<OutboxRow>, StoreError> {
+    async fn outbox(&self, of: Vec<u64>, lanes: Vec<Lane>, after: u64) -> Result<Vec<OutboxRow>, StoreError> {
         let last = if of.contains(&read::EARLIER) { self.left } else { 0 };
-        self.query(move |db| read::outbox(db, after, last)).await
+        self.query(move |db| read::outbox(db, &lanes, after, last)).await
     }
 
     /// Never: a commit is whole, and when its outcome is not known the store is poisoned.

@@ -7,16 +7,17 @@ use std::sync::atomic::Ordering;
 use corelane_protocol::frame::body::{ArchivedMessage, ConvState};
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{Frame, kind};
+use corelane_protocol::hash::lane_of;
 use corelane_protocol::id::{AppId, ConvId};
 use corelane_protocol::limits::PAGE_BYTES;
 use corelane_protocol::terminal::Terminal;
-use corelane_router::store::{DeliveredMark, MessageStore, NOBODY_LEFT, Readable, StoreError};
+use corelane_router::store::{DeliveredMark, MessageStore, NOBODY_LEFT, OutboxRow, Readable, StoreError};
 use corelane_router_core::append::{Append, Appended, Member};
 use corelane_router_core::decide::{DEDUPE_RETENTION_MS, RECENT_BUCKET_MS};
 
 use super::support::{
-    APP, Dice, Fixture, MINUTE_MS, START_MS, SqliteFixture, append, change, commit, direct, group, id_at,
-    left, seqs, user,
+    APP, Dice, Fixture, LANES, MINUTE_MS, START_MS, SqliteFixture, append, change, commit, direct, group,
+    id_at, left, seqs, user,
 };
 use super::tikv::TikvFixture;
 
@@ -51,6 +52,7 @@ contract!(sqlite: super::SqliteFixture, tikv: super::TikvFixture ["needs ops/ser
     a_large_group_is_synced_by_its_head,
     a_pull_is_bounded_by_bytes_and_goes_on_where_it_ended,
     the_outbox_outlives_the_process_until_it_is_cleared,
+    outbox_rows_of_other_lanes_are_left_to_whoever_serves_them,
     who_comes_and_goes_in_one_message_or_comes_back_reads_nothing_of_the_others,
     everything_is_there_after_reopening,
     a_new_epoch_ends_old_cursors,
@@ -687,6 +689,36 @@ async fn the_outbox_outlives_the_process_until_it_is_cleared<F: Fixture>() {
     );
     let (_, again) = commit(&store, vec![append(&conv, "alice", 4, b"w")]).await;
     assert!(again > next, "numbers of rows are never used twice");
+}
+
+async fn outbox_rows_of_other_lanes_are_left_to_whoever_serves_them<F: Fixture>() {
+    let fixture = F::new();
+    let conv = direct("alice", "bob");
+    let lane = lane_of(APP, &conv, LANES);
+    let mut others = ["carol", "dave", "erin", "frank"]
+        .map(|name| direct("alice", name))
+        .into_iter();
+    let other = others.find(|other| lane_of(APP, other, LANES) != lane).unwrap();
+    let (row, rest) = {
+        let store = fixture.open();
+        let row = commit(&store, vec![append(&conv, "alice", 1, b"x")]).await.1;
+        (
+            row,
+            commit(&store, vec![append(&other, "alice", 2, b"y")]).await.1,
+        )
+    };
+    let store = fixture.open();
+    let ids = |rows: Vec<OutboxRow>| rows.into_iter().map(|row| row.id).collect::<Vec<u64>>();
+    let writers = store.writers().await.unwrap();
+    assert_eq!(
+        ids(store.outbox(writers.clone(), vec![lane], 0).await.unwrap()),
+        [row]
+    );
+    assert!(store.outbox(writers, vec![], 0).await.unwrap().is_empty());
+    assert!(
+        ids(left(&store, 0).await).contains(&rest),
+        "nobody was told of it before"
+    );
 }
 
 async fn everything_is_there_after_reopening<F: Fixture>() {

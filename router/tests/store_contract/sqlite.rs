@@ -18,7 +18,7 @@ use corelane_router_core::append::{Append, Appended, Batch, Committed};
 use corelane_router_core::decide::DEDUPE_RETENTION_MS;
 
 use super::support::{
-    APP, Fixture, LANES, SqliteFixture, append, commit, direct, id_at, left, open_at, seqs,
+    APP, Fixture, LANES, SqliteFixture, all_lanes, append, commit, direct, id_at, left, open_at, seqs,
 };
 
 const CHILD_DIR: &str = "CORELANE_TEST_CHILD_DIR";
@@ -278,7 +278,7 @@ async fn rows_of_this_life_are_nobodys_to_adopt() {
         rows.iter().map(|row| (row.id, row.writer)).collect::<Vec<_>>(),
         [(row, 0)]
     );
-    assert!(store.outbox(vec![77], 0).await.unwrap().is_empty());
+    assert!(store.outbox(vec![77], all_lanes(), 0).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use corelane_protocol::frame::kind;
 use corelane_protocol::hash::lane_of;
-use corelane_protocol::id::{AppId, ClientMsgId, ConvId, GroupId, UserId};
+use corelane_protocol::id::{AppId, ClientMsgId, ConvId, GroupId, Lane, UserId};
 use corelane_router::clock::Clock;
 use corelane_router::store::sqlite::{SqliteStore, StoreOptions};
 use corelane_router::store::{Durability, MessageStore, OutboxRow};
@@ -146,7 +146,11 @@ pub(crate) async fn commit(store: &impl MessageStore, appends: Vec<Append>) -> (
 /// What earlier lives and other routers left in the outbox.
 pub(crate) async fn left(store: &impl MessageStore, after: u64) -> Vec<OutboxRow> {
     let writers = store.writers().await.unwrap();
-    store.outbox(writers, after).await.unwrap()
+    store.outbox(writers, all_lanes(), after).await.unwrap()
+}
+
+pub(crate) fn all_lanes() -> Vec<Lane> {
+    (0..LANES).map(Lane).collect()
 }
 
 pub(crate) fn seqs(answers: &[Appended]) -> Vec<u64> {

@@ -21,7 +21,8 @@ use corelane_router_core::decide::DEDUPE_RETENTION_MS;
 use tikv_client::{CheckLevel, TransactionClient, TransactionOptions};
 
 use super::support::{
-    APP, Fixture, LANES, MINUTE_MS, START_MS, append, change, commit, direct, group, left, seqs, user,
+    APP, Fixture, LANES, MINUTE_MS, START_MS, all_lanes, append, change, commit, direct, group, left, seqs,
+    user,
 };
 
 /// Addresses of PD.
@@ -444,13 +445,17 @@ async fn what_a_dead_router_left_is_adopted_once_and_a_living_ones_rows_are_left
     let mut both = [dead.boot, living.boot];
     both.sort_unstable();
     assert_eq!(writers, both);
-    let rows = store.outbox(vec![dead.boot], 0).await.unwrap();
+    let rows = store.outbox(vec![dead.boot], all_lanes(), 0).await.unwrap();
     assert_eq!(
         rows.iter().map(|row| (row.id, row.writer)).collect::<Vec<_>>(),
         [(row, dead.boot)]
     );
     assert!(
-        store.outbox(vec![dead.boot], 0).await.unwrap().is_empty(),
+        store
+            .outbox(vec![dead.boot], all_lanes(), 0)
+            .await
+            .unwrap()
+            .is_empty(),
         "named once"
     );
     store.clear_outbox(vec![row]);

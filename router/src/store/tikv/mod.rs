@@ -247,9 +247,9 @@ impl MessageStore for TikvStore {
         self.on_runtime(Box::pin(outbox::writers(shared))).await
     }
 
-    async fn outbox(&self, of: Vec<u64>, after: u64) -> Result<Vec<OutboxRow>, StoreError> {
+    async fn outbox(&self, of: Vec<u64>, lanes: Vec<Lane>, after: u64) -> Result<Vec<OutboxRow>, StoreError> {
         let shared = Arc::clone(&self.shared);
-        let found = async move { outbox::find(&shared, &of, after).await };
+        let found = async move { outbox::find(&shared, &of, &lanes, after).await };
         let rows = self.on_runtime(Box::pin(found)).await?;
         self.mend_named(&rows).await?;
         let shared = Arc::clone(&self.shared);

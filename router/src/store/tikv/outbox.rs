@@ -61,19 +61,24 @@ async fn find_writers(shared: &Shared) -> Result<BTreeSet<u64>, Trouble> {
     Ok(writers)
 }
 
-/// Rows of the routers `of` behind `after`, the oldest of all lanes, cut down to what is in the log.
+/// Rows of the routers `of` behind `after`, the oldest of these lanes, cut down to what is in the log.
 ///
 /// # Errors
 ///
 /// [`StoreError::Damaged`], or that TiKV did not answer in time.
-pub(super) async fn find(shared: &Arc<Shared>, of: &[u64], after: u64) -> Result<Vec<OutboxRow>, StoreError> {
-    Ok(trying!(shared, rows(shared, of, after)))
+pub(super) async fn find(
+    shared: &Arc<Shared>,
+    of: &[u64],
+    lanes: &[Lane],
+    after: u64,
+) -> Result<Vec<OutboxRow>, StoreError> {
+    Ok(trying!(shared, rows(shared, of, lanes, after)))
 }
 
-async fn rows(shared: &Shared, of: &[u64], after: u64) -> Result<Vec<OutboxRow>, Trouble> {
+async fn rows(shared: &Shared, of: &[u64], lanes: &[Lane], after: u64) -> Result<Vec<OutboxRow>, Trouble> {
     let mut read = shared.kv.snapshot().await?;
     let mut found = Vec::new();
-    for lane in (0..shared.keys.lanes()).map(Lane) {
+    for lane in lanes.iter().copied() {
         let (mut after, before) = (after, found.len());
         loop {
             let page = page(&mut read, &shared.keys, lane, after).await?;
