@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::config::{Durability, StoreSection};
 use crate::driver::{Event, QUEUE};
+use crate::given_up::GivenUp;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::registry::any::AnyRegistry;
@@ -50,6 +51,7 @@ pub(crate) fn shared(dir: &Path) -> (Arc<Shared>, mpsc::Receiver<Event>) {
         hub: Hub::default(),
         cluster: Cluster::new(BootId(BOOT)),
         gone: Mutex::default(),
+        given_up: GivenUp::default(),
         metrics: Metrics::default(),
         driver,
         adopting: Arc::new(Semaphore::new(ADOPTED_MAX)),

@@ -117,16 +117,29 @@ pub(crate) fn renewed(alive: bool, reference: u32) -> Outgoing {
 
 /// Forgets a gateway that left or is dead: its routes, its topic, and what was waited for there. Every router does this
 /// for every boot, in any order: routes that are dropped and a topic that is deleted already are as they should be. False:
-/// the registry could not be told.
+/// the registry could not be told, and nothing was forgotten. Outbox rows go with what is forgotten: a router that ended
+/// between the two would leave a boot that lives and lacks what they held.
 async fn gateway_gone(shared: &Shared, boot: BootId) -> bool {
+    let told = tell_registry(shared, boot).await;
+    if told {
+        forget(shared, boot).await;
+    }
+    told
+}
+
+async fn tell_registry(shared: &Shared, boot: BootId) -> bool {
     let left = shared.registry.leave(boot).await;
     if let Err(error) = &left {
         tracing::warn!(%error, "a gateway's routes could not be dropped");
     }
+    left.is_ok()
+}
+
+/// Forgets what waited for a boot that the registry knows to be over.
+async fn forget(shared: &Shared, boot: BootId) {
     shared.bus.gateway_gone(boot).await;
     shared.hub.forget_kicks(boot.0);
     shared.input(Input::GatewayGone(boot.0)).await;
-    left.is_ok()
 }
 
 /// A gateway leaves, or gives its boot up because it lost its topic. Shards that are linked are told that the boot is
@@ -138,17 +151,19 @@ pub(crate) async fn gateway_left(shared: &Shared, boot: BootId) {
     }
 }
 
-/// What was published to a boot is lost, and numbers cannot mend it: declares the boot dead.
+/// What was published to a boot is lost, and numbers cannot mend it: declares the boot dead. Returns when the registry
+/// knows.
 pub(crate) async fn give_up(shared: &Shared, boot: BootId, why: &BusError) {
-    // Many records may find out at a time: one of them is enough.
-    if !shared.bus.gateway_gone(boot).await {
-        return;
+    // Many records may find out at a time.
+    if shared.bus.gateway_gone(boot).await {
+        tracing::warn!(error = %why, "what waited for a gateway is lost; it must take another boot");
     }
-    tracing::warn!(error = %why, "what waited for a gateway is lost; it must take another boot");
-    while !gateway_gone(shared, boot).await {
-        tokio::time::sleep(REAP_PACE).await;
-    }
-    shared.hub.send_all(boot.0, &renewed(false, 0));
+    let tell = || tell_registry(shared, boot);
+    let forget = || async {
+        forget(shared, boot).await;
+        shared.hub.send_all(boot.0, &renewed(false, 0));
+    };
+    shared.given_up.give_up(boot, tell, forget).await;
 }
 
 /// Whether gateways could be heard of late.
@@ -194,7 +209,9 @@ pub(crate) async fn reap(shared: Arc<Shared>) {
                 for boot in dead {
                     tracing::warn!(boot = format!("{:016x}", boot.0), "a gateway's lease ran out");
                     shared.metrics.lease_lapsed();
-                    let _ = gateway_gone(&shared, boot).await;
+                    // The registry knows it: its routes may go later.
+                    tell_registry(&shared, boot).await;
+                    forget(&shared, boot).await;
                     shared.hub.send_all(boot.0, &renewed(false, 0));
                 }
             }

@@ -13,6 +13,7 @@ mod cluster;
 pub mod config;
 mod driver;
 mod fetch;
+mod given_up;
 pub mod http;
 mod hub;
 mod intake;

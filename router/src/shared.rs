@@ -14,6 +14,7 @@ use crate::bus::any::AnyBus;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::driver::Event;
+use crate::given_up::GivenUp;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::registry::Registry as _;
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) hub: Hub,
     pub(crate) cluster: Cluster,
     pub(crate) gone: Mutex<Gone>,
+    pub(crate) given_up: GivenUp,
     pub(crate) metrics: Metrics,
     pub(crate) driver: mpsc::Sender<Event>,
     /// Room for outbox rows that nobody publishes.

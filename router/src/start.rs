@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::config::{ConfigError, Durability, RouterConfig, StoreSection};
 use crate::driver::{Driver, QUEUE};
+use crate::given_up::GivenUp;
 use crate::http::{self, HttpLimits};
 use crate::hub::Hub;
 use crate::keys::{self, KeyError};
@@ -228,6 +229,7 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
         hub: Hub::default(),
         cluster: Cluster::new(BootId(boot)),
         gone: std::sync::Mutex::default(),
+        given_up: GivenUp::default(),
         metrics: Metrics::default(),
         driver: events,
         adopting: Arc::new(Semaphore::new(adopt::ADOPTED_MAX)),
