@@ -38,7 +38,7 @@ impl Shard {
     fn is_good_home(&self, at: LinkIndex) -> bool {
         let speaks = |link: &Link| link.is_established() && !link.is_silent(self.config.lease, self.now.mono);
         let routers = &self.links.routers;
-        (routers.is_empty() || routers.of_link(at).is_some()) && self.links.get(at).is_some_and(speaks)
+        (routers.is_empty() || routers.is_listed(at)) && self.links.get(at).is_some_and(speaks)
     }
 
     fn best_home(&self) -> Option<LinkIndex> {

@@ -114,11 +114,21 @@ impl Shard {
             self.windows.len(),
             "every window is in the list of windows"
         );
+        self.sweep_links(&on_links);
+    }
+
+    fn sweep_links(&self, on_links: &[u32; LINKS_MAX]) {
         for link in self.links.indexes() {
             assert_eq!(
                 on_links.get(link.get()).copied(),
                 Some(self.windows.unanswered_on(link)),
                 "what is unanswered on {link:?} is counted right"
+            );
+            let routers = &self.links.routers;
+            assert_eq!(
+                routers.is_listed(link),
+                routers.of_link(link).is_some(),
+                "{link:?}"
             );
         }
         assert!(

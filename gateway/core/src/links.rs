@@ -30,8 +30,18 @@ const _: () = assert!(LINKS_MAX < 1 << u8::BITS, "a place fits its number");
 pub(crate) struct LinkIndex(u8);
 
 impl LinkIndex {
+    #[cfg(test)]
+    pub(crate) const fn new(place: u8) -> Self {
+        Self(place)
+    }
+
     pub(crate) fn get(self) -> usize {
         usize::from(self.0)
+    }
+
+    /// Its bit in a set of links.
+    pub(crate) const fn bit(self) -> u64 {
+        1 << self.0
     }
 }
 

@@ -20,13 +20,14 @@ use corelane_protocol::link::body::ArchivedRouterList;
 use corelane_protocol::link::codec::LinkError;
 
 use crate::link::Link;
-use crate::links::LinkIndex;
+use crate::links::{LINKS_MAX, LinkIndex};
 use crate::shard::Shard;
 
 /// A router that is not listed any more still waits for reports on its records: so long after the last of them.
 const REPORTS_AWAITED: Duration = Duration::from_secs(5);
 
 const _: () = assert!(ROUTERS_MAX < 1 << u8::BITS, "a place in the list fits its number");
+const _: () = assert!(LINKS_MAX <= u64::BITS as usize, "every link has a bit");
 
 /// One router of the list.
 #[derive(Debug, Clone)]
@@ -48,6 +49,8 @@ pub(crate) struct Routers {
     members: Vec<Router>,
     /// By lane, the place of its router in `members`.
     owners: Vec<u8>,
+    /// Links that lead to routers of the list, a bit for each: asked for every link in every turn.
+    listed: u64,
 }
 
 impl Routers {
@@ -93,6 +96,11 @@ impl Routers {
         self.members.iter().find(|router| router.link == Some(at))
     }
 
+    /// Whether a link leads to a router of the list.
+    pub(crate) const fn is_listed(&self, at: LinkIndex) -> bool {
+        self.listed & at.bit() != 0
+    }
+
     /// The link to the router of a lane, established or not.
     pub(crate) fn owner_of(&self, lane: Lane) -> Option<LinkIndex> {
         let owner = self.owners.get(usize::from(lane.0))?;
@@ -109,12 +117,16 @@ impl Routers {
     fn assign(&mut self, node: &str, at: LinkIndex) {
         self.unassign(at);
         if let Some(router) = self.members.iter_mut().find(|router| router.node == node) {
-            router.link = Some(at);
+            self.listed |= at.bit();
+            if let Some(before) = router.link.replace(at) {
+                self.listed &= !before.bit();
+            }
         }
     }
 
     /// The link leads to no router of the list any more.
     pub(crate) fn unassign(&mut self, at: LinkIndex) {
+        self.listed &= !at.bit();
         for router in self.members.iter_mut().filter(|router| router.link == Some(at)) {
             router.link = None;
         }
@@ -162,7 +174,7 @@ impl Shard {
 
     /// A link that leads to a router, or will, and to none that was looked at before it.
     fn link_towards(&self, router: &Router) -> Option<LinkIndex> {
-        let is_free = |at| self.links.routers.of_link(at).is_none();
+        let is_free = |at| !self.links.routers.is_listed(at);
         let leads_there = |at, link: &Link| {
             let peer = link.claimed().or(link.router());
             peer.is_some_and(|peer| peer.node == router.node) && is_free(at)
@@ -223,7 +235,7 @@ impl Shard {
 
     /// A listed link leads where another one did first: that one takes its place in the list.
     fn give_way(&mut self, at: LinkIndex, first: LinkIndex, node: &str) {
-        if self.links.routers.of_link(first).is_some() {
+        if self.links.routers.is_listed(first) {
             return self.close_link(at);
         }
         self.enlist_as(first, node);
@@ -294,12 +306,17 @@ impl Shard {
 
     /// Leaves the links that the list does not name, as soon as nothing stands on them and their routers wait for nothing.
     pub(crate) fn leave_unlisted(&mut self) {
-        let is_listed = |at| self.links.routers.of_link(at).is_some();
-        if !self.links.home.is_some_and(is_listed) {
+        if !self
+            .links
+            .home
+            .is_some_and(|home| self.links.routers.is_listed(home))
+        {
             return;
         }
-        let unlisted: Vec<LinkIndex> = self.links.indexes().filter(|at| !is_listed(*at)).collect();
-        for at in unlisted {
+        for at in self.links.indexes() {
+            if self.links.routers.is_listed(at) {
+                continue;
+            }
             let now = self.now.mono;
             let is_used = self.windows.unanswered_on(at) > 0;
             let may_go = |link: &Link| {
@@ -314,10 +331,10 @@ impl Shard {
 
     /// Links that the list does not name stay for what is to be reported.
     fn stay_for_reports(&mut self) {
-        let is_listed = |at: &LinkIndex| self.links.routers.of_link(*at).is_some();
-        let unlisted: Vec<LinkIndex> = self.links.indexes().filter(|at| !is_listed(at)).collect();
-        for at in unlisted {
-            self.note_report(at);
+        for at in self.links.indexes() {
+            if !self.links.routers.is_listed(at) {
+                self.note_report(at);
+            }
         }
     }
 
@@ -327,5 +344,49 @@ impl Shard {
         if let Some(link) = self.links.get_mut(at) {
             link.stays_until = until;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whether_a_link_is_listed_is_known_without_a_look_at_the_list() {
+        let router = |node: &str| Router {
+            node: node.to_owned(),
+            boot: 1,
+            address: String::new(),
+            link: None,
+        };
+        let mut routers = Routers {
+            members: vec![router("a"), router("b")],
+            ..Routers::default()
+        };
+        let at = |place| LinkIndex::new(place);
+        let last = LINKS_MAX as u8 - 1;
+        let all = [at(0), at(1), at(2), at(last)];
+        let check = |routers: &Routers, listed: &[LinkIndex]| {
+            for link in all {
+                assert_eq!(routers.is_listed(link), listed.contains(&link), "{link:?}");
+                assert_eq!(
+                    routers.of_link(link).is_some(),
+                    listed.contains(&link),
+                    "{link:?}"
+                );
+            }
+        };
+        routers.assign("a", at(0));
+        routers.assign("b", at(last));
+        check(&routers, &[at(0), at(last)]);
+        routers.assign("a", at(1));
+        check(&routers, &[at(1), at(last)]);
+        routers.assign("b", at(1));
+        check(&routers, &[at(1)]);
+        routers.assign("who is not in it", at(1));
+        check(&routers, &[]);
+        routers.assign("a", at(2));
+        routers.unassign(at(2));
+        check(&routers, &[]);
     }
 }
