@@ -229,9 +229,8 @@ impl Shard {
             return;
         };
         self.metrics.link_established += 1;
-        if let Some(since) = link.established(router, now) {
-            self.links.lease.begin(since, self.config.lease);
-        }
+        link.established(router, now);
+        self.renew(at);
         self.enlist(at, &node, is_first);
         self.consumer.report_again(boot, now);
         self.settle_home();

@@ -3,8 +3,9 @@
 //! A lease belongs to the boot of the process; every shard renews it on all its links, [`RENEWALS_PER_LEASE`] times in
 //! the time of one, so that one router that stands still does not cost it: routers share the registry, and whichever
 //! answers has renewed it there. As far as a shard knows, the lease stands for `lease` from the moment when the last
-//! renewal that was answered left. Past that (the process was paused, or no router says anything) the registry may have
-//! given the routes away and the routers may have forgotten their gates. Then nothing of a client is forwarded before a
+//! renewal that was answered left. A new link proves nothing of it, since its router may not have reached the registry;
+//! so the first renewal leaves as soon as the link is up. Past that time (the process was paused, or no router says
+//! anything) the registry may have given the routes away and the routers may have forgotten their gates. Then nothing of a client is forwarded before a
 //! renewal was answered: frames wait in `waiting.rs`, with its bounds, and whatever refusals came before the answer have
 //! closed their gates by then. What the bus brings is delivered all the same: it was meant for these connections, and
 //! whoever lost his route is told when it is claimed again.
@@ -49,11 +50,6 @@ impl Lease {
 
     pub(crate) const fn is_lost(&self) -> bool {
         self.is_lost
-    }
-
-    /// A link is up whose proof left after `since`: the router took the gateway in, or will say that it did not.
-    pub(crate) fn begin(&mut self, since: Duration, lease: Duration) {
-        self.until = self.until.max(since + lease);
     }
 
     /// Notes that the boot was declared dead, which was found out in the middle of other records.

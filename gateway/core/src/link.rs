@@ -161,19 +161,14 @@ impl Link {
         self.heard_at = now;
     }
 
-    /// Both ends proved who they are. Gives when the link was connected: this end's proof left later.
-    pub(crate) fn established(&mut self, router: PeerInfo, now: Duration) -> Option<Duration> {
-        let since = match self.state {
-            State::Shaking { since } => Some(since),
-            _ => None,
-        };
+    /// Both ends proved who they are.
+    pub(crate) fn established(&mut self, router: PeerInfo, now: Duration) {
         let reached = self.next_address().to_owned();
         self.reached = reached;
         self.attempts = 0;
         self.state = State::Up;
         self.renew_at = now;
         self.router = Some(router);
-        since
     }
 
     /// Forgets the present connection; how it goes on is `next`.

@@ -11,7 +11,9 @@ use corelane_protocol::link::body::{ArchivedBusFetch, ArchivedClaim};
 use corelane_protocol::link::record::RecordKind;
 use corelane_protocol::ws::Opcode;
 
-use crate::harness::{World, config, conv, error, hello, kind, masked, record, send_to, seq_of};
+use crate::harness::{
+    World, config, conv, error, group_at, hello, kind, masked, record, send_in, send_to, seq_of,
+};
 
 const OLD: u64 = 77;
 const NEW: u64 = 78;
@@ -36,6 +38,26 @@ fn a_shard_with_nothing_to_say_renews_three_times_per_lease() {
     world.got.clear();
     world.pass(LEASE);
     assert_eq!(world.got(RecordKind::Renew).len(), 3);
+}
+
+#[test]
+fn nothing_is_forwarded_to_a_router_that_has_not_said_that_the_registry_knows_this_gateway() {
+    let mut world = World::told_cluster(&["a", "b"]);
+    let alice = world.login("alice");
+    let group = group_at(&["a", "b"], "b", 0);
+    // Both are lost; the next ones prove who they are, and reach no registry.
+    world.renewals_granted = false;
+    world.cut_from("a");
+    world.cut_from("b");
+    stand_still(&mut world, LEASE);
+    world.pass(MOMENT);
+    assert_eq!(world.linked(), ["a", "b"]);
+    world.say(alice, &send_in(&group, 1, true));
+    assert!(world.forwarded("b").is_empty(), "nobody renewed the lease");
+    let asked = world.got(RecordKind::Renew).pop().unwrap();
+    world.answer_renewal(asked.reference, true);
+    world.turn();
+    assert_eq!(world.forwarded("b"), [1]);
 }
 
 #[test]
