@@ -18,6 +18,7 @@ use crate::place::Place;
 use crate::registry::{Registry as _, RegistryError, RouterEntry, RouterJoin, RouterSet};
 use crate::shared::Shared;
 use crate::store::MessageStore as _;
+use crate::store::remembered::CLUSTER_FILE;
 
 /// How often the list is looked at.
 const LOOK_PACE: Duration = Duration::from_secs(1);
@@ -71,6 +72,23 @@ pub enum JoinError {
         address: String,
         /// What this one does not share.
         reason: &'static str,
+    },
+    /// Others are in the list, and their messages are in another store.
+    #[error(
+        "a router named {node:?}, its links at {address:?}, uses the same registry with the store of cluster \
+         {theirs:016x}, and the store of this one is cluster {ours:016x}: set store.pd and store.prefix as they are \
+         there and store.cluster = \"{theirs:016x}\", and where the store of {ours:016x} was only made by mistake remove \
+         the file `{CLUSTER_FILE}` from store.data_dir; or, if this is another system, set another registry.prefix"
+    )]
+    OtherStore {
+        /// Another one's name.
+        node: String,
+        /// Where it listens.
+        address: String,
+        /// The cluster of its store.
+        theirs: u64,
+        /// The cluster of this one's.
+        ours: u64,
     },
     /// There are as many routers as there can be.
     #[error("there are {ROUTERS_MAX} routers in this registry, more are not allowed: stop one of them first")]
@@ -146,32 +164,50 @@ async fn attempt(
     alone: Option<&'static str>,
 ) -> Result<Attempt, JoinError> {
     let registry = &shared.registry;
-    let may_be_among = |list: &RouterSet| {
-        let others = list.routers.iter().filter(|router| router.node != entry.node);
-        let others: Vec<&RouterEntry> = others.collect();
-        match (alone, others.first()) {
-            (Some(reason), Some(other)) => Err(JoinError::Alone {
-                node: other.node.as_str().to_owned(),
-                address: other.address.clone(),
-                reason,
-            }),
-            _ if others.len() >= ROUTERS_MAX => Err(JoinError::Full),
-            _ => Ok(()),
-        }
-    };
-    may_be_among(&registry.routers().await?)?;
+    may_be_among(&registry.routers().await?, entry, alone)?;
     match registry.join_router(entry.clone(), 0).await? {
         RouterJoin::Taken { by, lease_ends_ms } => Ok(Attempt::Taken { by, lease_ends_ms }),
         RouterJoin::Joined { version } => {
             let list = registry.routers().await?;
             // Another one may have come in the same moment.
-            if let Err(problem) = may_be_among(&list) {
+            if let Err(problem) = may_be_among(&list, entry, alone) {
                 registry.leave_router(entry.boot).await?;
                 return Err(problem);
             }
             Ok(Attempt::Joined { version, list })
         }
     }
+}
+
+/// Whether a router can work with those that are in the list.
+fn may_be_among(list: &RouterSet, entry: &RouterEntry, alone: Option<&'static str>) -> Result<(), JoinError> {
+    let others = list.routers.iter().filter(|router| router.node != entry.node);
+    let others: Vec<&RouterEntry> = others.collect();
+    let named = |other: &RouterEntry| (other.node.as_str().to_owned(), other.address.clone());
+    if let (Some(reason), Some(other)) = (alone, others.first()) {
+        let (node, address) = named(other);
+        return Err(JoinError::Alone {
+            node,
+            address,
+            reason,
+        });
+    }
+    let ours = entry.cluster;
+    let is_strange = |other: &&&RouterEntry| other.cluster != 0 && other.cluster != ours;
+    if let Some(other) = others.iter().find(is_strange) {
+        let (node, address) = named(other);
+        let theirs = other.cluster;
+        return Err(JoinError::OtherStore {
+            node,
+            address,
+            theirs,
+            ours,
+        });
+    }
+    if others.len() >= ROUTERS_MAX {
+        return Err(JoinError::Full);
+    }
+    Ok(())
 }
 
 /// Keeps the membership until the router stops, then leaves.
@@ -412,5 +448,51 @@ impl Member {
                 () = self.shared.cluster.is_asked() => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use corelane_protocol::id::{BootId, NodeId};
+
+    use super::*;
+    use crate::bench::{self, BOOT};
+
+    fn entry(node: &str, boot: u64, cluster: u64) -> RouterEntry {
+        RouterEntry {
+            node: NodeId::new(node).unwrap(),
+            boot: BootId(boot),
+            address: format!("{node}:7090"),
+            http: String::new(),
+            cluster,
+        }
+    }
+
+    async fn joined(others: u64, own: u64) -> Result<(), String> {
+        let dir = tempfile::tempdir().unwrap();
+        let (shared, _events) = bench::shared(dir.path());
+        let other = entry("one", BOOT + 1, others);
+        shared.registry.join_router(other, 0).await.unwrap();
+        let tried = attempt(&shared, &entry("two", BOOT, own), None).await;
+        let is_listed = shared.registry.routers().await.unwrap().has(BootId(BOOT));
+        assert_eq!(is_listed, tried.is_ok());
+        tried.map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_router_with_another_store_is_refused_before_it_is_in_the_list() {
+        let text = joined(0xabc, 0xdef).await.unwrap_err();
+        for part in ["0000000000000abc", "0000000000000def", "\"one\"", "one:7090"] {
+            assert!(text.contains(part), "{text}");
+        }
+        for remedy in [
+            "store.pd",
+            "store.cluster = \"0000000000000abc\"",
+            "registry.prefix",
+        ] {
+            assert!(text.contains(remedy), "{text}");
+        }
+        assert_eq!(joined(0xabc, 0xabc).await, Ok(()));
+        assert_eq!(joined(0, 0xabc).await, Ok(()), "an older router says nothing");
     }
 }

@@ -227,6 +227,7 @@ mod tests {
             boot: BootId(*boot),
             address: String::new(),
             http: String::new(),
+            cluster: 5,
         };
         let drained = routers.iter().map(|(boot, drained)| (BootId(*boot), *drained));
         RouterSet {

@@ -288,6 +288,7 @@ async fn enter(
         boot: BootId(shared.boot),
         address: config.router.link_address(link_address),
         http: config.router.http_address(http_address),
+        cluster: shared.store.info().cluster_id,
     };
     let member = Box::pin(membership::join(shared, entry, config.alone())).await?;
     let info = shared.store.info();

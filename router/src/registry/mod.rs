@@ -98,6 +98,8 @@ pub struct RouterEntry {
     pub address: String,
     /// Where other routers reach its HTTP API, as host:port. No control characters.
     pub http: String,
+    /// The cluster that its store belongs to; 0: it does not say.
+    pub cluster: u64,
 }
 
 /// The routers there are, as of a version.

@@ -195,6 +195,7 @@ pub(crate) fn router(node: &str, boot: u64) -> RouterEntry {
         boot: BootId(boot),
         address: format!("{node}:7090"),
         http: format!("{node}:7080"),
+        cluster: 5,
     }
 }
 

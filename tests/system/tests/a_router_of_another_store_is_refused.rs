@@ -61,6 +61,14 @@ fn a_router_with_other_lanes_or_of_another_cluster_is_refused() {
     let text = refusal(command.env("CORELANE__STORE__PREFIX", format!("{}-none", cluster.prefix())));
     assert_says(&text, &["holds no store", &id, "store.prefix"]);
 
+    // One that knows none, at the other store: the routers of this registry do.
+    let mut command = cluster.router_command("router-3", &cluster.data("router-3"));
+    let text = refusal(command.env("CORELANE__STORE__PREFIX", other.prefix()));
+    assert_says(
+        &text,
+        &["the same registry", &id, &other_id, "store.pd", "registry.prefix"],
+    );
+
     cluster.settle();
     cluster.talk_across("unharmed");
 }

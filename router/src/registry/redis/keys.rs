@@ -11,7 +11,7 @@
 //! gateways:{leases}               hash   boot -> node, of all that are not dead
 //! lease:{leases}                  zset   boot by the end of its lease (ms since 1970 by the server's clock)
 //! dead:{leases}                   zset   boot by when it was declared dead
-//! routers:{leases}                hash   boot -> node, address, HTTP address, of the routers in the list
+//! routers:{leases}                hash   boot -> node, address, HTTP address, cluster, of the routers in the list
 //! routerlease:{leases}            zset   boot by the end of its lease
 //! routerlist:{leases}             string version of the list
 //! drained:{leases}                hash   boot -> version up to which the router has drained

@@ -121,17 +121,21 @@ fn text_of(entry: &RouterEntry) -> String {
     let RouterEntry {
         node, address, http, ..
     } = entry;
-    format!("{node}{SEPARATOR}{address}{SEPARATOR}{http}")
+    let cluster = hex(entry.cluster);
+    format!("{node}{SEPARATOR}{address}{SEPARATOR}{http}{SEPARATOR}{cluster}")
 }
 
 fn parse_entry(boot: &str, text: &str) -> Option<RouterEntry> {
     let mut parts = text.split(SEPARATOR);
     let (node, address, http) = (parts.next()?, parts.next()?, parts.next()?);
+    // An older router names none.
+    let cluster = parts.next().map_or(Some(0), parse_hex)?;
     Some(RouterEntry {
         node: NodeId::new(node).ok()?,
         boot: BootId(parse_hex(boot)?),
         address: address.to_owned(),
         http: http.to_owned(),
+        cluster,
     })
 }
 
@@ -183,6 +187,7 @@ mod tests {
             boot: BootId(boot),
             address: format!("{node}:7090"),
             http: String::new(),
+            cluster: 0xabc + boot,
         }
     }
 
@@ -203,5 +208,7 @@ mod tests {
         assert_eq!(listed.incarnation, Some(5));
         answer.pop();
         assert_eq!(parse_list(&answer), None);
+        let older = parse_entry(&hex(1), "a b\ta b:7090\t").unwrap();
+        assert_eq!((older.address.as_str(), older.cluster), ("a b:7090", 0));
     }
 }
