@@ -225,5 +225,13 @@ fn metrics_count_every_stage() {
         assert!(text.contains(&line), "{line} is not in\n{text}");
     }
     assert_eq!(http.get("/healthz").0, 200);
-    assert_eq!(http.get("/readyz").1["ready"], true);
+    let ready = http.get("/readyz").1;
+    for (key, value) in [
+        ("ready", json!(true)),
+        ("store", json!("ok")),
+        ("registry", json!("ok")),
+        ("bus", json!("ok")),
+    ] {
+        assert_eq!(ready[key], value, "{ready}");
+    }
 }

@@ -35,6 +35,14 @@ impl AnyBus {
         }
     }
 
+    /// Whether it does not take records now, as far as this router knows.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::Kafka(bus) => bus.is_away(),
+        }
+    }
+
     /// A gateway linked: it has a topic from here on. In Kafka it made that before it linked.
     ///
     /// # Errors

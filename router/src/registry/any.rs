@@ -36,6 +36,14 @@ impl AnyRegistry {
         }
     }
 
+    /// Whether it cannot be asked now, as far as this router knows.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::Redis(registry) => registry.is_away(),
+        }
+    }
+
     /// Ends when the incarnation is another one than `known`.
     pub async fn forgot(&self, known: u64) {
         match self {

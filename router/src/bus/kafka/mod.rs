@@ -34,6 +34,7 @@ mod watch;
 mod window;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use corelane_protocol::id::BootId;
@@ -64,6 +65,26 @@ pub struct KafkaBus {
     publisher: Publisher,
     unconsumed: Unconsumed,
     readers: Mutex<HashMap<BootId, Arc<Reader>>>,
+    reach: Reach,
+}
+
+/// Whether Kafka could be reached the last time it was asked for something.
+#[derive(Debug, Default)]
+struct Reach(AtomicBool);
+
+impl Reach {
+    fn note<T>(&self, answer: &Result<T, BusError>) {
+        match answer {
+            Ok(_) => self.0.store(false, Ordering::Relaxed),
+            Err(BusError::Unavailable(_)) => self.0.store(true, Ordering::Relaxed),
+            // Known here; Kafka was not asked.
+            Err(_) => {}
+        }
+    }
+
+    fn is_away(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl KafkaBus {
@@ -85,6 +106,7 @@ impl KafkaBus {
             topics,
             publisher,
             readers: Mutex::default(),
+            reach: Reach::default(),
         })
     }
 
@@ -99,7 +121,15 @@ impl KafkaBus {
     ///
     /// [`BusError::Unavailable`]: ask again.
     pub async fn boots(&self) -> Result<Vec<BootId>, BusError> {
-        self.topics.boots().await
+        let boots = self.topics.boots().await;
+        self.reach.note(&boots);
+        boots
+    }
+
+    /// Whether Kafka could not be reached the last time it was asked for something: every record asks, and the sweep of
+    /// the routers once a minute.
+    pub fn is_away(&self) -> bool {
+        self.reach.is_away()
     }
 
     /// Nobody publishes to this boot any more, or reads it: it is dead. Its topic is left to the [`Janitor`]; here it
@@ -202,20 +232,8 @@ impl KafkaBus {
         };
         BusError::Unavailable(why)
     }
-}
 
-impl Bus for KafkaBus {
-    async fn create(&self, boot: BootId, partitions: u16) -> Result<(), BusError> {
-        if partitions == 0 || partitions > PARTITIONS_MAX {
-            return Err(BusError::NoPartition {
-                partition: partitions,
-                partitions: PARTITIONS_MAX,
-            });
-        }
-        self.topics.create(boot, partitions).await
-    }
-
-    async fn publish(
+    async fn publish_once(
         &self,
         boot: BootId,
         partition: u16,
@@ -253,6 +271,30 @@ impl Bus for KafkaBus {
             }
         };
         Err(self.unpublished(boot, partition, code).await)
+    }
+}
+
+impl Bus for KafkaBus {
+    async fn create(&self, boot: BootId, partitions: u16) -> Result<(), BusError> {
+        if partitions == 0 || partitions > PARTITIONS_MAX {
+            return Err(BusError::NoPartition {
+                partition: partitions,
+                partitions: PARTITIONS_MAX,
+            });
+        }
+        self.topics.create(boot, partitions).await
+    }
+
+    async fn publish(
+        &self,
+        boot: BootId,
+        partition: u16,
+        number: u64,
+        record: Arc<[u8]>,
+    ) -> Result<u64, BusError> {
+        let published = self.publish_once(boot, partition, number, record).await;
+        self.reach.note(&published);
+        published
     }
 
     async fn fetch(
@@ -304,5 +346,22 @@ impl Drop for KafkaBus {
         for reader in self.readers().values() {
             reader.end_idle();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kafka_is_away_from_an_answer_that_did_not_come_until_the_next_that_did() {
+        let reach = Reach::default();
+        assert!(!reach.is_away());
+        reach.note::<u64>(&Err(BusError::Unavailable("timed out".to_owned())));
+        assert!(reach.is_away());
+        reach.note::<u64>(&Err(BusError::NoTopic(1)));
+        assert!(reach.is_away(), "that was known here");
+        reach.note(&Ok(1));
+        assert!(!reach.is_away());
     }
 }

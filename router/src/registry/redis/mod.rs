@@ -145,6 +145,11 @@ impl RedisRegistry {
         })
     }
 
+    /// Whether it cannot be asked now, as far as this router knows.
+    pub fn is_away(&self) -> bool {
+        self.inner.health().is_away()
+    }
+
     /// Ends when the incarnation is another one than `known`: the registry forgot something, and every gateway must
     /// claim again.
     pub async fn forgot(&self, known: u64) {
