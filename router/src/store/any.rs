@@ -152,14 +152,6 @@ impl MessageStore for AnyStore {
         both!(self, store => store.stray().await)
     }
 
-    fn is_settled(&self, lane: Lane) -> bool {
-        both!(self, store => store.is_settled(lane))
-    }
-
-    async fn trust(&self, lane: Lane, writer: u64) -> Result<(), StoreError> {
-        both!(self, store => store.trust(lane, writer).await)
-    }
-
     async fn pull(
         &self,
         app: AppId,

@@ -227,14 +227,6 @@ pub trait MessageStore: Send + Sync + 'static {
     /// whose outcome was not known when it was answered.
     fn stray(&self) -> impl Future<Output = OutboxRow> + Send;
 
-    /// Whether the outcome of every commit in a lane is known. Before that the lane cannot be given to another router.
-    fn is_settled(&self, lane: Lane) -> bool;
-
-    /// Everything that `writer` has stored in a lane so far is whole and published: he has given the lane up in order. Without
-    /// this, what he wrote last in each conversation is looked through first, which costs a scan per conversation and loses
-    /// nothing; this router does not call it.
-    fn trust(&self, lane: Lane, writer: u64) -> impl Future<Output = Result<(), StoreError>> + Send;
-
     /// Messages from `from` to `to`, at most `limit` and about half a MiB, at least one if there is one. A `from` above
     /// the next place is [`StoreError::Ahead`].
     fn pull(

@@ -351,14 +351,6 @@ impl MessageStore for SqliteStore {
         std::future::pending().await
     }
 
-    fn is_settled(&self, _: Lane) -> bool {
-        true
-    }
-
-    async fn trust(&self, _: Lane, _: u64) -> Result<(), StoreError> {
-        Ok(())
-    }
-
     async fn pull(
         &self,
         app: AppId,

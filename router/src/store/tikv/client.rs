@@ -176,13 +176,6 @@ impl Kv {
         self.within(Asked::Pd, "asking the time", now).await
     }
 
-    /// The time of the timestamp oracle, as a version.
-    pub(super) async fn now(&self) -> Result<u64, Fault> {
-        let client = self.client().await?;
-        let now = self.time(&client).await?;
-        Ok(now.version())
-    }
-
     /// Ends a transaction whose commit is over: by what became of its primary key, and if nothing did, by rolling it
     /// back. Its other locks then end with whoever meets them.
     ///

@@ -105,7 +105,6 @@ impl Writer {
             self.doubts.unsettled(self.now());
         }
         self.shared.forget(&job.cleared);
-        self.shared.set_settled(self.lane, self.doubts.due().is_none());
         if let Some(done) = done {
             let committed = self.committed(&mut job, failure.as_ref());
             let _ = done.send(committed);
@@ -238,9 +237,7 @@ impl Writer {
         foreign.extend(known.torn().cloned());
         for conv in &wanted.convs {
             let is_foreign = match known.heads.get(conv) {
-                Some(Ok(head)) => {
-                    !self.doubts.is_whole(self.shared.boot, head) && !self.shared.is_trusted(self.lane, head)
-                }
+                Some(Ok(head)) => !self.doubts.is_whole(self.shared.boot, head),
                 // What cannot be read cannot be mended.
                 Some(Err(_)) => false,
                 // An outbox row names it: there may be messages without a head.

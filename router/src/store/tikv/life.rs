@@ -1,6 +1,6 @@
 //! Opening a TiKV store, and its end.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -79,8 +79,6 @@ impl TikvStore {
             reads: Arc::new(Semaphore::new(READS_MAX)),
             told: Mutex::default(),
             strays,
-            trusted: Mutex::default(),
-            unsettled: (0..found.lanes).map(|_| AtomicBool::new(false)).collect(),
             dice: AtomicU64::new(options.boot ^ options.random),
         });
         let (mut lanes, mut tasks) = (Vec::new(), Vec::new());

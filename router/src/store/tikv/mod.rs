@@ -269,27 +269,6 @@ impl MessageStore for TikvStore {
         }
     }
 
-    fn is_settled(&self, lane: Lane) -> bool {
-        self.shared.is_settled(lane)
-    }
-
-    async fn trust(&self, lane: Lane, writer: u64) -> Result<(), StoreError> {
-        let shared = Arc::clone(&self.shared);
-        self.on_runtime(Box::pin(async move {
-            let mut tries = shared.tries();
-            loop {
-                match shared.kv.now().await {
-                    Ok(now) => {
-                        shared.trust(lane, writer, now);
-                        return Ok(());
-                    }
-                    Err(fault) => tries.wait(&fault).await?,
-                }
-            }
-        }))
-        .await
-    }
-
     async fn pull(
         &self,
         app: AppId,

@@ -107,7 +107,6 @@ impl Queue {
                 });
                 writer = task.await.unwrap_or_else(|error| {
                     tracing::error!(%error, lane = self.lane.0, "the client panicked in a commit");
-                    self.shared.set_settled(self.lane, false);
                     self.writer(Doubts::lost(self.shared.clock.now().mono))
                 });
             }

@@ -1,7 +1,7 @@
 //! What the lanes and the readers of a store share.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,6 @@ use super::fault::Fault;
 use super::keys::Keys;
 use super::lane::{WAIT_FIRST, WAIT_MAX};
 use super::options::Limits;
-use super::rows::HeadRow;
 use crate::clock::Clock;
 
 #[derive(Debug, Default)]
@@ -57,10 +56,6 @@ pub(super) struct Shared {
     pub(super) told: Mutex<HashMap<u64, Lane>>,
     /// Outbox rows that no commit announced.
     pub(super) strays: mpsc::Sender<OutboxRow>,
-    /// Heads that others wrote in a lane, up to a version, and that are known to be whole.
-    pub(super) trusted: Mutex<HashMap<(Lane, u64), u64>>,
-    /// By lane: whether something in it is in doubt.
-    pub(super) unsettled: Vec<AtomicBool>,
     pub(super) dice: AtomicU64,
 }
 
@@ -146,31 +141,6 @@ impl Shared {
             self.forget(&[id]);
         }
         is_taken
-    }
-
-    /// Whether another wrote the head in a commit that is known to be whole.
-    pub(super) fn is_trusted(&self, lane: Lane, head: &HeadRow) -> bool {
-        let trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
-        trusted
-            .get(&(lane, head.writer))
-            .is_some_and(|until| head.commit <= *until)
-    }
-
-    /// Heads of `writer` in `lane` are whole, up to a version.
-    pub(super) fn trust(&self, lane: Lane, writer: u64, until: u64) {
-        let mut trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
-        trusted.insert((lane, writer), until);
-    }
-
-    pub(super) fn set_settled(&self, lane: Lane, is_settled: bool) {
-        if let Some(unsettled) = self.unsettled.get(usize::from(lane.0)) {
-            unsettled.store(!is_settled, Ordering::Release);
-        }
-    }
-
-    pub(super) fn is_settled(&self, lane: Lane) -> bool {
-        let unsettled = self.unsettled.get(usize::from(lane.0));
-        unsettled.is_none_or(|unsettled| !unsettled.load(Ordering::Acquire))
     }
 
     /// Attempts of a read.
