@@ -46,6 +46,30 @@ const BOUNCE_CONNS: usize = 4096;
 
 const _: () = assert!(BOOTS_MAX > LINKS_MAX, "a boot that is linked is kept");
 
+/// An encoded record, as it came: within a batch of the link, or by itself, so that other shards can share it.
+#[derive(Clone, Copy)]
+enum Bytes<'a> {
+    Borrowed(&'a [u8]),
+    Shared(&'a Arc<[u8]>),
+}
+
+impl<'a> Bytes<'a> {
+    fn get(self) -> &'a [u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+
+    /// For other shards. Copied only where it is part of what the link's buffer holds.
+    fn to_shared(self) -> Arc<[u8]> {
+        match self {
+            Self::Borrowed(bytes) => Arc::from(bytes),
+            Self::Shared(bytes) => Arc::clone(bytes),
+        }
+    }
+}
+
 /// What this shard reads.
 #[derive(Debug, Default)]
 pub(crate) struct Consumer {
@@ -219,7 +243,7 @@ impl Shard {
 
     /// Records of one partition, from the router.
     pub(crate) fn take_batch(&mut self, batch: &ArchivedBusBatch) {
-        let records = batch.records.iter().map(|record| &**record);
+        let records = batch.records.iter().map(|record| Bytes::Borrowed(record));
         let (partition, from) = (batch.partition.to_native(), batch.from.to_native());
         self.take_records(partition, from, batch.lost, records);
     }
@@ -235,7 +259,7 @@ impl Shard {
     ) {
         // What was read for an earlier boot means nothing.
         if boot == self.config.boot {
-            self.take_records(partition, from, lost, records.iter().map(|record| &**record));
+            self.take_records(partition, from, lost, records.iter().map(Bytes::Shared));
         }
     }
 
@@ -244,7 +268,7 @@ impl Shard {
         partition: u16,
         from: u64,
         lost: bool,
-        records: impl Iterator<Item = &'a [u8]>,
+        records: impl Iterator<Item = Bytes<'a>>,
     ) {
         let Some(at) = self
             .consumer
@@ -263,7 +287,7 @@ impl Shard {
         }
         let mut used = 0_usize;
         for (offset, record) in (from..).zip(records) {
-            used += record.len();
+            used += record.get().len();
             // A fetch that was opened again may bring what was on its way already.
             if offset >= next {
                 next = offset + 1;
@@ -288,7 +312,8 @@ impl Shard {
         self.consumer.lose(at, self.now.mono + REPORT_PACE);
     }
 
-    fn take_bus_record(&mut self, bytes: &[u8], partition: u16) {
+    fn take_bus_record(&mut self, record: Bytes<'_>, partition: u16) {
+        let (bytes, whole) = (record.get(), record);
         self.metrics.consume_records += 1;
         let header = bus::BusHeader::split(bytes).map(|(header, _)| header);
         if let Ok(header) = header
@@ -324,7 +349,7 @@ impl Shard {
         if expires_ms != 0 && expires_ms < self.now.wall_ms {
             return;
         }
-        self.hand_over(record, bytes);
+        self.hand_over(record, whole);
         self.deliver_and_bounce(header.router_boot, record);
     }
 
@@ -357,7 +382,7 @@ impl Shard {
     }
 
     /// Gives the record to the other shards that have receivers.
-    fn hand_over(&mut self, record: &ArchivedBusRecord, bytes: &[u8]) {
+    fn hand_over(&mut self, record: &ArchivedBusRecord, bytes: Bytes<'_>) {
         let shards = self.config.shards.min(ConnId::SHARDS_MAX as u16);
         if shards <= 1 {
             return;
@@ -379,7 +404,7 @@ impl Shard {
                 .get(usize::from(shard / 64))
                 .is_some_and(|word| word & (1 << (shard % 64)) != 0);
             if is_wanted && shard != self.number && !Bug::HandOverForgotten.is_planted() {
-                let shared = shared.get_or_insert_with(|| Arc::from(bytes));
+                let shared = shared.get_or_insert_with(|| bytes.to_shared());
                 self.metrics.consume_handed_over += 1;
                 let message = ShardMessage::Record(Arc::clone(shared));
                 self.outputs.push(Output::ToShard(shard, message));

@@ -1,11 +1,13 @@
 //! A bus that stands apart from the routers: the shell reads it, whatever becomes of links.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use corelane_gateway_core::ShardConfig;
 use corelane_gateway_core::event::{Input, ShardMessage};
 use corelane_protocol::frame::FrameKind;
 use corelane_protocol::frame::error::ErrorCode;
+use corelane_protocol::id::ConnId;
 use corelane_protocol::link::record::RecordKind;
 
 use crate::harness::{World, config, conv, error, kind, record, send_to, seq_of};
@@ -60,6 +62,34 @@ fn what_was_read_is_delivered_and_reported_and_more_is_asked_for_when_the_credit
         world.got(RecordKind::BusFetch).is_empty(),
         "nothing comes over the link"
     );
+}
+
+#[test]
+fn what_was_read_for_several_shards_is_shared_and_not_copied() {
+    let mut config = apart();
+    config.shards = 3;
+    let mut world = World::new(config);
+    let bob = world.login("bob");
+    let elsewhere = [ConnId::new(1, 1, 1), ConnId::new(2, 1, 1)];
+    let receivers = [bob, elsewhere[0], elsewhere[1]];
+    let record = record(1, &conv("alice", "bob"), 1..=1, 10, &receivers);
+    let read: Arc<[u8]> = record.encode().into();
+    world.input(Input::FromShard(ShardMessage::Fetched {
+        boot: OLD,
+        partition: 0,
+        from: 0,
+        lost: false,
+        records: vec![Arc::clone(&read)],
+    }));
+    let mut handed_over = 0;
+    for (_, message) in &world.to_shards {
+        let ShardMessage::Record(handed) = message else {
+            panic!("{message:?}")
+        };
+        assert!(Arc::ptr_eq(handed, &read));
+        handed_over += 1;
+    }
+    assert_eq!(handed_over, 2);
 }
 
 #[test]
