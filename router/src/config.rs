@@ -5,6 +5,7 @@
 //! and what is allowed.
 
 mod bus;
+pub mod secret;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -189,6 +190,7 @@ pub struct RegistrySection {
     /// ACL user; empty: the default user.
     pub user: String,
     /// Password; empty: none. Better given by `CORELANE__REGISTRY__PASSWORD`.
+    #[serde(deserialize_with = "secret::password")]
     pub password: String,
     /// File of the certificates (PEM) of the authorities that are trusted; empty: those of the system.
     pub tls_ca: PathBuf,
@@ -202,7 +204,7 @@ pub struct RegistrySection {
 impl std::fmt::Debug for RegistrySection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RegistrySection")
-            .field("url", &self.url)
+            .field("url", &secret::shown_url(&self.url))
             .field("user", &self.user)
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
@@ -305,12 +307,12 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// A key or value of the file is wrong; the text shows the line and what is allowed.
-    #[error("configuration file {}: {source}", path.display())]
+    #[error("configuration file {}: {problem}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// Line, key, what is allowed.
-        source: Box<toml::de::Error>,
+        problem: String,
     },
     /// An environment variable is wrong.
     #[error("environment variable {name} = {value}: {problem}")]
@@ -460,9 +462,9 @@ impl RouterConfig {
                 path: path.to_owned(),
                 source,
             })?;
-            let wrong = |source| ConfigError::File {
+            let wrong = |error: toml::de::Error| ConfigError::File {
                 path: path.to_owned(),
-                source: Box::new(source),
+                problem: secret::shown_mistake(&text, &error),
             };
             // From the text, so that a mistake is shown with its line.
             toml::from_str::<Self>(&text).map_err(wrong)?;
@@ -476,27 +478,25 @@ impl RouterConfig {
         for (name, value) in variables {
             let wrong = |problem: String| ConfigError::Variable {
                 name: name.clone(),
-                value: value.clone(),
+                value: secret::shown(&name, &value).to_owned(),
                 problem,
             };
             let path = name.trim_start_matches(ENV_PREFIX).to_lowercase();
             let (section, key) = path
                 .split_once("__")
                 .ok_or_else(|| wrong("names have the form CORELANE__SECTION__KEY".to_owned()))?;
-            set(&mut table, section, key, &value);
-            config = Self::from_table(table.clone()).map_err(|error| wrong(error.message().to_owned()))?;
+            config = Self::with(&mut table, section, key, &value).map_err(wrong)?;
         }
         for argument in flags {
             let wrong = |problem: String| ConfigError::Flag {
-                argument: argument.clone(),
+                argument: secret::shown_flag(argument),
                 problem,
             };
             let (section, key, value) = argument
                 .split_once('=')
                 .and_then(|(path, value)| path.split_once('.').map(|(section, key)| (section, key, value)))
                 .ok_or_else(|| wrong("flags have the form SECTION.KEY=VALUE".to_owned()))?;
-            set(&mut table, section, key, value);
-            config = Self::from_table(table.clone()).map_err(|error| wrong(error.message().to_owned()))?;
+            config = Self::with(&mut table, section, key, value).map_err(wrong)?;
         }
         config.check()?;
         Ok(config)
@@ -514,6 +514,31 @@ impl RouterConfig {
             return Some("its messages are in a database of its own (store.pd is empty)");
         }
         None
+    }
+
+    /// Sets a key to a text from the environment or a flag: to the TOML value that it looks like, or as it is where only
+    /// that can be meant.
+    fn with(table: &mut toml::Table, section: &str, key: &str, text: &str) -> Result<Self, String> {
+        let as_text = || toml::Value::String(text.to_owned());
+        let value = if secret::is_secret(key) {
+            as_text()
+        } else {
+            value_of(text)
+        };
+        let is_text = value.is_str();
+        set(table, section, key, value);
+        let config = Self::from_table(table.clone());
+        let config = config.or_else(|error| {
+            if is_text {
+                return Err(error);
+            }
+            let mut with_text = table.clone();
+            set(&mut with_text, section, key, as_text());
+            let config = Self::from_table(with_text.clone()).map_err(|_| error)?;
+            *table = with_text;
+            Ok(config)
+        });
+        config.map_err(|error: toml::de::Error| error.message().to_owned())
     }
 
     fn from_table(table: toml::Table) -> Result<Self, toml::de::Error> {
@@ -639,12 +664,12 @@ impl RouterConfig {
     }
 }
 
-fn set(table: &mut toml::Table, section: &str, key: &str, value: &str) {
+fn set(table: &mut toml::Table, section: &str, key: &str, value: toml::Value) {
     let entry = table
         .entry(section)
         .or_insert_with(|| toml::Value::Table(toml::Table::new()));
     if let toml::Value::Table(keys) = entry {
-        keys.insert(key.to_owned(), value_of(value));
+        keys.insert(key.to_owned(), value);
     }
 }
 
@@ -713,6 +738,73 @@ mod tests {
         );
         let text = load("[router]\ndemo = true\nhttp_listen = \"0.0.0.0:7080\"\n", &[]).unwrap_err();
         assert!(text.contains("loopback"), "{text}");
+    }
+
+    #[test]
+    fn a_password_is_what_was_written_even_if_it_looks_like_something_else() {
+        let registry = |text: &str, variables: &[(&str, &str)]| {
+            let config = load(text, variables).unwrap();
+            (config.registry.user, config.registry.password)
+        };
+        for text in [
+            "4711",
+            "007",
+            "1_000",
+            "1e5",
+            "true",
+            "[1]",
+            "\"quoted\"",
+            "a#b",
+            "2026-01-01",
+        ] {
+            let (_, password) = registry("", &[("CORELANE__REGISTRY__PASSWORD", text)]);
+            assert_eq!(password, text);
+            let config = load("", &[("CORELANE__BUS__PASSWORD", text)]).unwrap();
+            assert_eq!(config.bus.password, text);
+        }
+        let (user, _) = registry("", &[("CORELANE__REGISTRY__USER", "4711")]);
+        assert_eq!(user, "4711");
+        let (_, password) = registry("[registry]\npassword = 4711\n", &[]);
+        assert_eq!(password, "4711");
+        let flag = "registry.password=4711".to_owned();
+        let config = RouterConfig::load(None, std::iter::empty(), &[flag]).unwrap();
+        assert_eq!(config.registry.password, "4711");
+    }
+
+    #[test]
+    fn no_mistake_shows_a_password() {
+        let files = [
+            "[registry]\npassword = 47.11\n",
+            "[registry]\npassword = true\nurl = \"4711\"\n",
+            "[registry]\npassword = 4711x\n",
+            "[registry]\npassword = [4711]\n",
+            "[registry]\npasword = \"4711\"\n",
+            "[registy]\npassword = \"4711\"\n",
+            "[registry]\nurl = redis://:4711@a\n",
+        ];
+        let mut texts: Vec<String> = files.iter().map(|file| load(file, &[]).unwrap_err()).collect();
+        for name in [
+            "CORELANE__REGISTY__PASSWORD",
+            "CORELANE__PASSWORD",
+            "CORELANE__REGISTRY__PASWORD",
+        ] {
+            texts.push(load("", &[(name, "4711")]).unwrap_err());
+        }
+        for flag in ["registy.password=4711", "password=4711", "registry.pasword=4711"] {
+            let error = RouterConfig::load(None, std::iter::empty(), &[flag.to_owned()]).unwrap_err();
+            texts.push(format!("{error} {error:?}"));
+        }
+        for text in &texts {
+            assert!(!text.contains("4711") && !text.contains("47.11"), "{text}");
+        }
+        let config = RegistrySection {
+            url: "redis://:4711@a".to_owned(),
+            password: "4711".to_owned(),
+            ..RegistrySection::default()
+        };
+        assert!(!format!("{config:?}").contains("4711"), "{config:?}");
+        let redis = config.redis().unwrap();
+        assert!(!format!("{redis:?}").contains("4711"), "{redis:?}");
     }
 
     #[test]

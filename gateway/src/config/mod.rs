@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use corelane_protocol::limits::ROUTERS_MAX;
 use corelane_router::bus::kafka::KafkaError;
+use corelane_router::config::secret;
 use thiserror::Error;
 use toml::Value;
 
@@ -57,12 +58,12 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not TOML.
-    #[error("configuration file {}: is not TOML: {source}", path.display())]
+    #[error("configuration file {}: is not TOML: {problem}", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
         /// Where and why.
-        source: Box<toml::de::Error>,
+        problem: String,
     },
     /// A key or value is wrong.
     #[error("{origin}: {key} = {value}: not allowed; allowed: {allowed}")]
@@ -109,21 +110,21 @@ impl Config {
             let (section, key) = path.split_once("__").ok_or_else(|| ConfigError::Key {
                 origin: origin.clone(),
                 key: path.clone(),
-                value: text.clone(),
+                value: secret::shown(&path, &text).to_owned(),
                 allowed: "names of the form CORELANE__SECTION__KEY".to_owned(),
             })?;
-            config.apply(&origin, section, key, &value_of(&text))?;
+            config.apply_text(&origin, section, key, &text)?;
         }
         for flag in flags {
             let wrong = || ConfigError::Key {
                 origin: "--set".to_owned(),
-                key: flag.clone(),
+                key: secret::shown_flag(flag),
                 value: String::new(),
                 allowed: "the form section.key=value".to_owned(),
             };
             let (path, text) = flag.split_once('=').ok_or_else(wrong)?;
             let (section, key) = path.split_once('.').ok_or_else(wrong)?;
-            config.apply("--set", section, key, &value_of(text))?;
+            config.apply_text("--set", section, key, text)?;
         }
         config.check_relations()?;
         Ok(config)
@@ -151,17 +152,17 @@ impl Config {
             path: path.to_owned(),
             source,
         })?;
-        let table: toml::Table = text.parse().map_err(|source| ConfigError::Syntax {
+        let table: toml::Table = text.parse().map_err(|error| ConfigError::Syntax {
             path: path.to_owned(),
-            source: Box::new(source),
+            problem: secret::shown_mistake(&text, &error),
         })?;
         let origin = format!("configuration file {}", path.display());
         for (section, keys) in table {
             let Value::Table(keys) = keys else {
                 return Err(ConfigError::Key {
                     origin,
+                    value: secret::shown(&section, &keys.to_string()).to_owned(),
                     key: section,
-                    value: keys.to_string(),
                     allowed: format!("only sections at the top: {}", Self::SECTIONS.join(", ")),
                 });
             };
@@ -198,9 +199,19 @@ impl Config {
         result.map_err(|allowed| ConfigError::Key {
             origin: origin.to_owned(),
             key: format!("{section}.{key}"),
-            value: value.to_string(),
+            value: secret::shown(key, &value.to_string()).to_owned(),
             allowed,
         })
+    }
+
+    /// A text from the environment or a flag: the TOML value that it looks like, or as it is where only that can be meant.
+    fn apply_text(&mut self, origin: &str, section: &str, key: &str, text: &str) -> Result<(), ConfigError> {
+        let as_text = Value::String(text.to_owned());
+        if secret::is_secret(key) {
+            return self.apply(origin, section, key, &as_text);
+        }
+        let set = self.apply(origin, section, key, &value_of(text));
+        set.or_else(|error| self.apply(origin, section, key, &as_text).map_err(|_| error))
     }
 
     /// The cluster that routers must belong to; 0: that of the first one reached.
@@ -311,6 +322,35 @@ mod tests {
         );
         let text = flags(&["gatway.listen=127.0.0.1:1"]).unwrap_err().to_string();
         assert!(text.contains("gateway, connection"), "{text}");
+    }
+
+    #[test]
+    fn a_password_of_digits_is_a_text_and_no_mistake_shows_it() {
+        let password = |file: &str, variable: &str| {
+            let path = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(path.path(), file).unwrap();
+            let variable = ("CORELANE__BUS__PASSWORD".to_owned(), variable.to_owned());
+            let variables = Some(variable).filter(|(_, text)| !text.is_empty());
+            let config = Config::load(Some(path.path()), variables.into_iter(), &[]);
+            config.map(|config| config.bus.password.0)
+        };
+        for text in ["4711", "007", "1_000", "true", "\"quoted\""] {
+            assert_eq!(password("", text).unwrap(), text);
+        }
+        assert_eq!(password("[bus]\npassword = 4711\n", "").unwrap(), "4711");
+        assert_eq!(flags(&["gateway.node=4711"]).unwrap().gateway.node, "4711");
+        for file in [
+            "[bus]\npassword = 47.11\n",
+            "[bus]\npassword = 4711x\n",
+            "password = 4711\n",
+        ] {
+            let text = password(file, "").unwrap_err().to_string();
+            assert!(!text.contains("4711") && !text.contains("47.11"), "{text}");
+        }
+        for flag in ["bsu.password=4711", "bus.pasword=4711", "password=4711"] {
+            let text = flags(&[flag]).unwrap_err().to_string();
+            assert!(!text.contains("4711"), "{text}");
+        }
     }
 
     #[test]

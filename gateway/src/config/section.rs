@@ -44,6 +44,10 @@ impl std::fmt::Debug for Secret {
 
 impl Setting for Secret {
     fn from_toml(value: &Value) -> Result<Self, String> {
+        // One of digits only is a text, too.
+        if let Some(number) = value.as_integer() {
+            return Ok(Self(number.to_string()));
+        }
         String::from_toml(value).map(Self)
     }
 

@@ -19,6 +19,7 @@ pub struct BusSection {
     /// User; empty: none.
     pub user: String,
     /// Password. Better given by `CORELANE__BUS__PASSWORD`.
+    #[serde(deserialize_with = "super::secret::password")]
     pub password: String,
     /// How the password is proven: `PLAIN` (over TLS only), `SCRAM-SHA-256` or `SCRAM-SHA-512`. Default the last.
     pub mechanism: SaslMechanism,

@@ -23,6 +23,7 @@ use fred::types::config::{
 };
 
 use super::error::RedisError;
+use crate::config::secret::shown_url;
 
 /// A command is answered in this time, or not at all.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
@@ -84,7 +85,7 @@ impl Default for RedisConfig {
 impl std::fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RedisConfig")
-            .field("url", &self.url)
+            .field("url", &shown_url(&self.url))
             .field("user", &self.user)
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
@@ -123,14 +124,14 @@ impl RedisConfig {
 
     fn wrong_url(&self, error: &Error) -> RedisError {
         RedisError::Url {
-            url: self.url.clone(),
+            url: shown_url(&self.url),
             reason: error.details().to_owned(),
         }
     }
 
     fn server(&self) -> Result<Config, RedisError> {
         let wrong = |reason: &str| RedisError::Url {
-            url: self.url.clone(),
+            url: shown_url(&self.url),
             reason: reason.to_owned(),
         };
         let (scheme, rest) = self
@@ -376,7 +377,11 @@ mod tests {
                 ..RedisConfig::default()
             };
             let text = config.client().map(|_| ()).unwrap_err().to_string();
-            assert!(text.contains(url) && text.contains("redis-cluster://"), "{text}");
+            assert!(
+                text.contains(&shown_url(url)) && text.contains("redis-cluster://"),
+                "{text}"
+            );
+            assert!(!text.contains("secret"), "{text}");
         }
     }
 
