@@ -15,6 +15,14 @@ use crate::placement::Cpus;
 
 /// Descriptors a gateway needs beside its sockets, which cost none.
 const DESCRIPTORS_MIN: u64 = 1_000;
+/// A shard's executor does not start with less memory to lock.
+const LOCKED_BYTES_MIN: u64 = 512 << 10;
+/// What kernels that count it need for the executors (ops/host/README.md), and for each ring of sockets.
+const EXECUTORS_LOCKED_BYTES: u64 = 2 << 20;
+const RING_LOCKED_BYTES: u64 = 200 << 10;
+/// Sockets of a ring, where the limit of descriptors does not make it fewer, and rings of a shard.
+const RING_SLOTS_MAX: u64 = 16_384;
+const RINGS_MAX: u64 = 64;
 /// How long a port may be in use before that counts. Who was killed holds its ports after it is gone, until the kernel
 /// has taken its rings apart: 5 to 13 ms where it was measured. A supervisor starts the next one sooner.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
@@ -58,6 +66,7 @@ pub fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = vec![
         io_uring(),
         descriptors(),
+        locked_memory(config),
         cpus(config),
         data_dir(Path::new(&config.store.data_dir)),
     ];
@@ -114,20 +123,64 @@ fn io_uring() -> Finding {
     }
 }
 
-fn descriptors() -> Finding {
+/// A soft limit of this process; the largest number where there is none, or nobody knows.
+fn limit(name: &str) -> u64 {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let soft = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"))
-        .and_then(|rest| rest.split_whitespace().next())
-        .and_then(|number| number.parse::<u64>().ok())
-        .unwrap_or(u64::MAX);
+    let of_name = limits.lines().find_map(|line| line.strip_prefix(name));
+    let soft = of_name.and_then(|rest| rest.split_whitespace().next());
+    soft.and_then(|number| number.parse().ok()).unwrap_or(u64::MAX)
+}
+
+fn descriptors() -> Finding {
+    let soft = limit("Max open files");
     let found = format!("{soft} (sockets of clients take none; the limit counts per ring)");
     if soft < DESCRIPTORS_MIN {
         let fix = format!("ulimit -n {DESCRIPTORS_MIN} or more (LimitNOFILE= in a systemd unit)");
         return Finding::unmet("open files", found, fix, true);
     }
     Finding::met("open files", found)
+}
+
+fn locked_memory(config: &Config) -> Finding {
+    let slots = limit("Max open files").clamp(1, RING_SLOTS_MAX);
+    let rings = config.connection.count_max.div_ceil(slots).min(RINGS_MAX);
+    let shards = usize::try_from(config.gateway.shards).unwrap_or(usize::MAX);
+    let placed = Cpus::of_this_process().place(shards);
+    let shards = placed.map_or(1, |cpus| cpus.len() as u64);
+    judge_locked_memory(limit("Max locked memory"), shards * rings)
+}
+
+/// Whether so many bytes may be locked that all rings can be made.
+fn judge_locked_memory(soft: u64, rings: u64) -> Finding {
+    let subject = "locked memory";
+    let fix = |bytes: u64| {
+        let kib = bytes.div_ceil(1024);
+        format!(
+            "ulimit -l {kib} or more (LimitMEMLOCK={kib}K in a systemd unit, memlock in a container's ulimits)"
+        )
+    };
+    if soft == u64::MAX {
+        return Finding::met(subject, "unlimited".to_owned());
+    }
+    if soft < LOCKED_BYTES_MIN {
+        let found = format!("{soft} bytes; io_uring does not start with fewer than {LOCKED_BYTES_MIN}");
+        return Finding::unmet(
+            subject,
+            found,
+            fix(EXECUTORS_LOCKED_BYTES.max(LOCKED_BYTES_MIN)),
+            true,
+        );
+    }
+    let wanted = EXECUTORS_LOCKED_BYTES + rings * RING_LOCKED_BYTES;
+    if soft < wanted {
+        let room = soft.saturating_sub(EXECUTORS_LOCKED_BYTES) / RING_LOCKED_BYTES;
+        let found = format!(
+            "{soft} bytes; newer kernels count rings, for all processes of this user: that is {room} of the {rings} that \
+             connection.count_max may need"
+        );
+        return Finding::unmet(subject, found, fix(wanted), false);
+    }
+    Finding::met(subject, format!("{soft} bytes"))
 }
 
 fn cpus(config: &Config) -> Finding {
@@ -218,6 +271,32 @@ mod tests {
         );
         let text = table(&[finding]);
         assert!(text.contains("FAIL") && text.contains("gateway.listen"), "{text}");
+    }
+
+    #[test]
+    fn too_little_memory_to_lock_is_named_with_what_raises_it() {
+        let finding = judge_locked_memory(64 << 10, 4);
+        assert!(finding.required && finding.found.contains("65536"), "{finding:?}");
+        let fix = finding.fix.unwrap();
+        assert!(
+            fix.contains("ulimit -l 2048") && fix.contains("LimitMEMLOCK=2048K"),
+            "{fix}"
+        );
+        // It starts, and where the kernel counts rings it cannot make all of them.
+        let finding = judge_locked_memory(8 << 20, 62);
+        assert!(
+            !finding.required && finding.found.contains("30 of the 62"),
+            "{finding:?}"
+        );
+        assert!(finding.fix.unwrap().contains("ulimit -l 14448"));
+        for enough in [8 << 20, u64::MAX] {
+            assert_eq!(judge_locked_memory(enough, 30).fix, None);
+        }
+        let rings = locked_memory(&Config::default());
+        assert!(
+            rings.fix.is_none() || !rings.required,
+            "this machine can run it: {rings:?}"
+        );
     }
 
     #[test]
