@@ -82,9 +82,12 @@ impl Shard {
         let slots = self.conns.slots();
         if elapsed < whole {
             let window = WINDOW_MAX.min(whole / 4);
-            let telling = (whole - window).as_millis().max(1);
+            let telling = whole.saturating_sub(window).as_millis().max(1);
             let share = (u128::from(slots) * (elapsed + PACE).as_millis()).div_ceil(telling);
-            return self.tell_to_go(u32::try_from(share).unwrap_or(slots), window.min(whole - elapsed));
+            return self.tell_to_go(
+                u32::try_from(share).unwrap_or(slots),
+                window.min(whole.saturating_sub(elapsed)),
+            );
         }
         if !self.drain.has_told_all {
             // Steps come late on a busy machine: whoever none of them reached is told now and closed by the next one.
