@@ -71,7 +71,18 @@ class Command(unittest.TestCase):
         verdicts = {each["row"]: each["verdict"] for each in self.records}
         self.assertEqual(verdicts, {"gateway-killed": PASS, "router-killed": VOID, "store-killed": PASS})
         self.assertEqual(sum(line.startswith("ok - ") for line in self.lines), 2)
+        self.assertEqual(sum(line.startswith("not ok - ") for line in self.lines), 1)
+        self.assertEqual(len(self.records), 5, "what is void is made three times")
         self.assertTrue(all(stack.cleared for stack in runner.stacks))
+
+    def test_a_void_run_is_made_anew_and_a_failed_one_is_not(self):
+        verdicts = {"gateway-killed": [VOID, PASS], "router-killed": [FAIL, PASS]}
+        runner = self.runner([(row, 1) for row in verdicts], lambda row, *_: (verdicts[row.name].pop(0), "why", {}))
+        self.assertFalse(runner.run())
+        made = sorted((each["row"], each["run"], each["verdict"]) for each in self.records)
+        self.assertEqual(
+            made, [("gateway-killed", 1, VOID), ("gateway-killed", 2, PASS), ("router-killed", 1, FAIL)]
+        )
 
     def test_an_interruption_records_nothing_and_begins_nothing(self):
         began, is_cleared = threading.Semaphore(0), threading.Event()
