@@ -10,7 +10,7 @@ use corelane_protocol::id::{AppId, ConvId, UserId};
 use corelane_protocol::limits::PAYLOAD_BYTES_MAX;
 
 use corelane_protocol::link::body::{
-    ArchivedBounce, ArchivedBusFetch, ArchivedClaim, ArchivedConsumed, ArchivedUnclaim,
+    ArchivedBounce, ArchivedBusFetch, ArchivedClaim, ArchivedConsumed, ArchivedOwned, ArchivedUnclaim,
 };
 use corelane_protocol::link::record::{Record, RecordKind};
 use corelane_protocol::terminal::Terminal;
@@ -23,6 +23,9 @@ use crate::store::DeliveredMark;
 
 /// A send without a deadline of its own waits at most this long for its commit, in ms.
 const DEADLINE_MS: u64 = 5_000;
+
+/// Most sessions that are compared with the registry in one go.
+const OWNED_MAX: usize = 256;
 
 /// What a record became.
 #[derive(Debug)]
@@ -95,6 +98,8 @@ pub(crate) enum SessionRecord {
         again: bool,
     },
     Unclaim(SessionKey),
+    /// Sessions that are there as far as their shard knows.
+    Owned(Vec<SessionKey>),
     /// All that follow were claimed at another router before, or are to be claimed again.
     ClaimsBegin,
     /// All that this shard has, up to this claim, were claimed on this link.
@@ -140,6 +145,7 @@ pub(crate) fn take_record(
         RecordKind::Bounce => bounce(record).map(FromLink::Bounce),
         RecordKind::BusFetch => fetch(record).map(FromLink::Fetch),
         RecordKind::Renew => Some(FromLink::Renew(record.reference)),
+        RecordKind::Owned => owned(record, into),
         RecordKind::ClaimsBegin => Some(FromLink::Session(SessionRecord::ClaimsBegin)),
         RecordKind::ClaimsDone => {
             let up_to = if record.stamp == 0 { u64::MAX } else { record.stamp };
@@ -354,6 +360,19 @@ fn unclaim(record: &Record<'_>) -> Option<SessionRecord> {
         record,
         body.owner_seq.to_native(),
     )?))
+}
+
+/// What comes one behind the other is compared together.
+fn owned(record: &Record<'_>, into: &mut [FromLink]) -> Option<FromLink> {
+    let body = frame::access::<ArchivedOwned>(record.body).ok()?;
+    let key = session_key(record, body.owner_seq.to_native())?;
+    if let Some(FromLink::Session(SessionRecord::Owned(keys))) = into.last_mut()
+        && keys.len() < OWNED_MAX
+    {
+        keys.push(key);
+        return None;
+    }
+    Some(FromLink::Session(SessionRecord::Owned(vec![key])))
 }
 
 /// Reports about another router's records, or about an earlier life of this one, mean nothing here.

@@ -3,7 +3,7 @@
 //! Owns the kicks that wait for a link, and those that were sent in the last [`SENT_KEPT`]: a link that nobody reads any
 //! more takes as long to end, and the shard's next link gets them again. Repeating one does no harm, it names the claim
 //! that it is about. At most [`KICKS_MAX`] are kept; one more and the oldest is dropped, and counted: its session stays
-//! until the registry's own pass over the routes finds it.
+//! until the next comparison of routes finds it (`sessions.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;

@@ -122,6 +122,7 @@ pub(crate) struct Metrics {
     lapses: AtomicU64,
     sync_pages: AtomicU64,
     sync_rows: AtomicU64,
+    routes_lost: AtomicU64,
 }
 
 impl Metrics {
@@ -134,6 +135,11 @@ impl Metrics {
     pub(crate) fn synced(&self, rows: u64) {
         self.sync_pages.fetch_add(1, Ordering::Relaxed);
         self.sync_rows.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    /// So many sessions were found without their routes.
+    pub(crate) fn routes_lost(&self, sessions: usize) {
+        self.routes_lost.fetch_add(sessions as u64, Ordering::Relaxed);
     }
 
     /// A sampled message that was decoded at `stamp_us` reached a stage at `now_us`.
@@ -331,6 +337,11 @@ fn render_counters(shared: &Shared, core: &RouterMetrics, into: &mut String) {
             "corelane_store_sync_rows_total",
             "Rows that the store found for them.",
             shared.metrics.sync_rows.load(Ordering::Relaxed),
+        ),
+        (
+            "corelane_router_routes_lost_total",
+            "Sessions that were told to go because they did not hold their routes any more.",
+            shared.metrics.routes_lost.load(Ordering::Relaxed),
         ),
     ];
     render_all(&counters, into);

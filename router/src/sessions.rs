@@ -9,12 +9,18 @@
 //! per session), and then drops every other route of the shard, up to the newest claim that the shard had made by then: it
 //! may have another home since, which holds what came later. Links of a shard whose home is another router never say that
 //! all claims are made, and neither their course nor the end of any link drops a route.
+//!
+//! A kick may be lost, and a registry may lose a route that nobody misses. So a shard names all its sessions once a minute,
+//! behind their claims; those that do not hold their route any more are told to go, with 4501 where another login has the
+//! place and else with 4003, to come again. While the registry is away nobody is, nor for [`CLAIMS_SETTLE`] after it could
+//! not answer a claim: until then sessions may be without a route that claim it again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use corelane_protocol::frame;
-use corelane_protocol::id::{AppUser, BootId, ConnId, NodeId};
+use corelane_protocol::id::{AppId, AppUser, BootId, ConnId, NodeId};
 use corelane_protocol::link::body::{Claimed, Kick};
 use corelane_protocol::link::record::RecordKind;
 use tokio::sync::mpsc;
@@ -23,13 +29,17 @@ use tokio::task::JoinHandle;
 use crate::hub::{LinkHandle, Outgoing};
 use crate::intake::{SessionKey, SessionRecord};
 use crate::lease::gateway_left;
-use crate::registry::{ClaimOutcome, ClaimRequest, Registry as _, Route};
+use crate::registry::{ClaimOutcome, ClaimRequest, Registry as _, RegistryError, Route, conflicts};
 use crate::shared::Shared;
 
 /// Records that wait.
 const QUEUE: usize = 1024;
+/// Who is live claims again within this time of a claim that was not answered, and long before its end.
+const CLAIMS_SETTLE: Duration = Duration::from_secs(5);
 /// Replaced by a newer login.
 pub(crate) const CODE_REPLACED: u16 = 4501;
+/// The route is lost: come again, with jitter.
+const CODE_POSITION_LOST: u16 = 4003;
 /// The registry is away: come again, with jitter.
 const CODE_OVERLOADED: u16 = 4007;
 
@@ -54,9 +64,11 @@ impl Sessions {
             node,
             boot,
             shard: number,
+            incarnation: shared.registry.incarnation(),
             shared,
             link,
             claimed: Some(HashSet::new()),
+            compare_from: Duration::ZERO,
         };
         let task = tokio::spawn(async move {
             if let Some(older) = older {
@@ -87,10 +99,14 @@ struct Task {
     node: NodeId,
     boot: u64,
     shard: u16,
+    /// The registry's, when the link came up.
+    incarnation: u64,
     shared: Arc<Shared>,
     link: LinkHandle,
     /// Claims of this link that hold a route, until all are made.
     claimed: Option<HashSet<(ConnId, u64)>>,
+    /// No routes are compared before.
+    compare_from: Duration,
 }
 
 impl Task {
@@ -106,6 +122,7 @@ impl Task {
                     self.claim(key, reference, issued_at_s, again).await;
                 }
                 SessionRecord::Unclaim(key) => self.unclaim(key).await,
+                SessionRecord::Owned(keys) => self.compare(keys).await,
                 SessionRecord::ClaimsBegin => self.claimed = Some(HashSet::new()),
                 SessionRecord::ClaimsDone(up_to) => self.claims_done(up_to).await,
                 SessionRecord::Leave => gateway_left(&self.shared, BootId(self.boot)).await,
@@ -144,6 +161,7 @@ impl Task {
                 tracing::warn!(%error, "a claim was refused");
                 // Who is live stays so, and claims again.
                 self.note_claimed(conn, owner_seq);
+                self.compare_from = self.shared.clock.now().mono + CLAIMS_SETTLE;
                 (CODE_OVERLOADED, Vec::new())
             }
         };
@@ -184,6 +202,67 @@ impl Task {
         if let Err(error) = self.shared.registry.unclaim(user.app, user.user, route).await {
             tracing::warn!(%error, "a route could not be given up; its records will bounce");
         }
+    }
+
+    /// Tells sessions to go that do not hold their routes any more.
+    async fn compare(&self, keys: Vec<SessionKey>) {
+        if self.shared.clock.now().mono < self.compare_from {
+            return;
+        }
+        let lost = match self.lost(keys).await {
+            Ok(lost) => lost,
+            Err(error) => {
+                tracing::debug!(%error, "routes could not be compared; the next pass does");
+                return;
+            }
+        };
+        if lost.is_empty() {
+            return;
+        }
+        // No route of a boot that is dead is found, and none at all in a registry that forgot: then all claim again anyway.
+        let lives = self.shared.registry.renew(BootId(self.boot)).await == Ok(true);
+        if !lives || self.shared.registry.incarnation() != self.incarnation {
+            return;
+        }
+        tracing::warn!(
+            count = lost.len(),
+            shard = self.shard,
+            "sessions without their routes are told to go"
+        );
+        self.shared.metrics.routes_lost(lost.len());
+        for (route, code) in lost {
+            kick_route(&self.shared, &route, code);
+        }
+    }
+
+    /// Which of the sessions hold their routes no more, and the code for each.
+    async fn lost(&self, keys: Vec<SessionKey>) -> Result<Vec<(Route, u16)>, RegistryError> {
+        let mut tenants: BTreeMap<AppId, Vec<SessionKey>> = BTreeMap::new();
+        for key in keys {
+            tenants.entry(key.app).or_default().push(key);
+        }
+        let mut lost = Vec::new();
+        for (app, keys) in tenants {
+            let users = keys.iter().map(|key| key.user.clone()).collect();
+            let found = self.shared.registry.lookup(app, users).await?;
+            for (key, held) in keys.iter().zip(found) {
+                let route = self.route(key);
+                let is_same = |held: &Route| {
+                    (held.boot, held.conn, held.owner_seq) == (route.boot, route.conn, route.owner_seq)
+                };
+                if held.iter().any(is_same) {
+                    continue;
+                }
+                let is_taken = held.iter().any(|other| conflicts(other, &route));
+                let code = if is_taken {
+                    CODE_REPLACED
+                } else {
+                    CODE_POSITION_LOST
+                };
+                lost.push((route, code));
+            }
+        }
+        Ok(lost)
     }
 
     /// Routes of the shard that nobody claimed on this link are of sessions that ended without a word.

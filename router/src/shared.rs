@@ -61,11 +61,8 @@ impl Shared {
             partitions: self.partitions,
             router_list_version: self.cluster.list().version,
             registry_incarnation: self.registry.incarnation(),
-            features: if self.bus.is_apart() {
-                feature::BUS_APART
-            } else {
-                0
-            },
+            features: u64::from(self.bus.is_apart()) * feature::BUS_APART
+                + u64::from(self.registry.is_shared()) * feature::OWNED,
             ..PeerInfo::default()
         }
     }

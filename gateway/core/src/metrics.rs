@@ -76,6 +76,8 @@ metrics! {
     counter session_claims;
     /// Sessions closed by the router.
     counter session_kicks;
+    /// Routes that the router was asked to compare.
+    counter session_checks;
     /// Sends written to a link.
     counter forward_messages;
     /// Other requests written to a link.

@@ -6,6 +6,8 @@
 //! `lease.rs`) all sessions claim again, a bounded number per turn, and each is told to sync once its claim is answered.
 //! On every other new home (`home.rs`) they ask whether their routes are still held, because a kick may have been lost with
 //! the old one; and when all have asked the router is told, so that it drops the routes of those that ended in between.
+//! Where routers share a registry, the home compares all routes once per [`CHECK_PASS`], a part of them per
+//! [`CHECK_PACE`]: no lost kick leaves a session that gets nothing for longer.
 //!
 //! Owns the walks over all connections: `Resync` goes to [`WALK_SLOTS`] slots per turn, and at most [`CLAIMS_UNANSWERED`]
 //! claims are on their way, so that frames on the link never stand behind those of all sessions.
@@ -17,7 +19,9 @@ use corelane_protocol::id::ConnId;
 use corelane_protocol::limits::{
     CLIENT_FRAME_BYTES_MAX, CLIENT_JSON_BYTES_MAX, PAYLOAD_BYTES_MAX, SEND_WINDOW,
 };
-use corelane_protocol::link::body::{ArchivedClaimed, ArchivedKick, Claim, Unclaim};
+use corelane_protocol::link::body::{ArchivedClaimed, ArchivedKick, Claim, Owned, Unclaim};
+use corelane_protocol::link::codec::PeerInfo;
+use corelane_protocol::link::handshake::feature;
 use corelane_protocol::link::record::{Record, RecordKind};
 use corelane_protocol::ws::CloseCode;
 
@@ -35,6 +39,11 @@ const CLAIMS_UNANSWERED: u32 = 512;
 const CLAIM_AGAIN: Duration = Duration::from_secs(1);
 /// Time between two rounds of `Resync` to everybody.
 const RESYNC_PACE: Duration = Duration::from_secs(1);
+/// Every route is compared about once in this time.
+const CHECK_PASS: Duration = Duration::from_mins(1);
+/// Time between two parts of that.
+const CHECK_PACE: Duration = Duration::from_secs(1);
+const CHECK_PARTS: u32 = (CHECK_PASS.as_millis() / CHECK_PACE.as_millis()) as u32;
 
 /// Things that are being done to all connections, a part of them per turn.
 #[derive(Debug, Default)]
@@ -52,6 +61,9 @@ pub(crate) struct Walks {
     /// When the next round of that may begin, and whether one is wanted.
     resync_at: Duration,
     resync_wanted: bool,
+    /// Slots below this were compared in the present pass, and when it goes on.
+    checked: u32,
+    check_at: Duration,
 }
 
 impl Walks {
@@ -265,6 +277,7 @@ impl Shard {
             // It begins anew with the next home.
             self.walks.claim = None;
         }
+        self.check_routes();
     }
 
     /// Whoever has a session here has claimed at this home.
@@ -296,6 +309,49 @@ impl Shard {
                 self.claim(id, true);
             }
             _ => {}
+        }
+    }
+
+    /// When the next part of the routes is to be compared.
+    pub(crate) fn next_check(&self) -> Option<Duration> {
+        self.may_check().then_some(self.walks.check_at)
+    }
+
+    /// Whether the home compares routes, and none is being claimed at it anew, or is to be.
+    fn may_check(&self) -> bool {
+        let compares = |router: &PeerInfo| router.features & feature::OWNED != 0;
+        self.links.home.is_some()
+            && self.links.home_router.as_ref().is_some_and(compares)
+            && self.walks.claim.is_none()
+            && self.walks.claim_at.is_none()
+            && self.conns.sessions() > 0
+    }
+
+    fn check_routes(&mut self) {
+        if !self.may_check() || self.walks.check_at > self.now.mono {
+            return;
+        }
+        self.walks.check_at = self.now.mono + CHECK_PACE;
+        let slots = self.conns.slots();
+        let from = if self.walks.checked < slots {
+            self.walks.checked
+        } else {
+            0
+        };
+        let until = from.saturating_add(slots.div_ceil(CHECK_PARTS)).min(slots);
+        self.walks.checked = until;
+        for id in (from..until).filter_map(|slot| self.conns.id_at(slot)) {
+            let conn = self.conns.get(id).filter(|conn| conn.stage == Stage::Live);
+            let Some(session) = conn.and_then(|conn| conn.session.as_ref()) else {
+                continue;
+            };
+            let owned = Owned {
+                owner_seq: session.owner_seq,
+            };
+            let body = frame::archive(&owned);
+            self.links
+                .push_home(&record_of(RecordKind::Owned, id, session, &body));
+            self.metrics.session_checks += 1;
         }
     }
 

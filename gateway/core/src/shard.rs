@@ -173,6 +173,7 @@ impl Shard {
             self.windows.next_deadline(),
             self.drain.next_deadline(),
             self.walks.next_deadline(),
+            self.next_check(),
         ]
         .into_iter()
         .flatten()

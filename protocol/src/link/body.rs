@@ -20,6 +20,13 @@ pub struct Unclaim {
     pub owner_seq: u64,
 }
 
+/// `Owned`: the session holds this route.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct Owned {
+    /// As in the claim.
+    pub owner_seq: u64,
+}
+
 /// `Claimed`: the answer.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
 pub struct Claimed {

@@ -57,6 +57,9 @@ record_kinds! {
     ClaimsDone = 10,
     /// This router is the shard's home from here on: all its sessions claim, up to `ClaimsDone`. Body: empty.
     ClaimsBegin = 11,
+    /// A session that is there, as far as its shard knows: close it if its route is not this one any more. Only to a router
+    /// with [`super::handshake::feature::OWNED`]. Header: app, conn, user, terminal, device. Body: [`super::body::Owned`].
+    Owned = 12,
     /// A server frame for one connection, in the body. Header: conn, ref.
     ServerFrame = 64,
     /// Answer to `Claim`. Header: conn, ref. Body: [`super::body::Claimed`].

@@ -367,6 +367,7 @@ fn record_body(kind: RecordKind) -> Vec<u8> {
             again: true,
         }),
         RecordKind::Unclaim => frame::archive(&link::Unclaim { owner_seq: 3 }),
+        RecordKind::Owned => frame::archive(&link::Owned { owner_seq: 3 }),
         RecordKind::Consumed => frame::archive(&link::Consumed {
             router_boot: 0xb007,
             partition: 5,

@@ -124,6 +124,8 @@ pub struct World {
     pub partitions: u16,
     /// Whether the router's bus stands apart; at first as the shard's.
     pub is_apart: bool,
+    /// Whether routers compare routes with the registry.
+    pub compares_routes: bool,
     /// What the shell was asked to read: boot, partition, offset.
     pub fetches: Vec<(u64, u16, u64)>,
     /// Whether claims are answered.
@@ -190,6 +192,7 @@ impl World {
         };
         let mut world = Self {
             is_apart: config.bus_partitions > 0,
+            compares_routes: false,
             fetches: Vec::new(),
             shard: Shard::new(config, 0, now),
             now,
@@ -343,7 +346,8 @@ impl World {
             lanes: router.lanes,
             partitions: self.partitions,
             registry_incarnation: router.incarnation,
-            features: if self.is_apart { feature::BUS_APART } else { 0 },
+            features: u64::from(self.is_apart) * feature::BUS_APART
+                + u64::from(self.compares_routes) * feature::OWNED,
             cluster_id: self.cluster_id,
             ..PeerInfo::default()
         };
