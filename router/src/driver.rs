@@ -21,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::adopt::{self, ADOPTED_MAX, Left};
 use crate::bus::{Bus as _, BusError};
+use crate::dead::DeadBoots;
 use crate::hub::Outgoing;
 use crate::lease::give_up;
 use crate::membership::JoinError;
@@ -41,8 +42,6 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// After a start with rows in the outbox, gateways have this long to claim their sessions again before anybody is
 /// looked for; else what an earlier life left would be published to nobody.
 const RECLAIM: Duration = Duration::from_secs(3);
-/// Boots that are gone and are remembered. Their links end within a moment.
-const GONE_MAX: usize = 64;
 /// A backend's message waits at most this long for its commit, in ms.
 const APPEND_DEADLINE_MS: u64 = 5_000;
 
@@ -73,8 +72,8 @@ pub(crate) struct Driver {
     sampled: HashMap<(u64, u64, u32), u64>,
     /// Nobody is looked for before.
     locate_from: Duration,
-    /// The boots that went last, the newest at the end.
-    gone: VecDeque<u64>,
+    /// Boots of which nothing is stored any more.
+    gone: DeadBoots,
     /// Rows that nobody published, until all of them is published here: each holds its room.
     adopted: Vec<(Lane, u64, OwnedSemaphorePermit)>,
     untaken: Untaken,
@@ -108,7 +107,7 @@ impl Driver {
             next_backend: 1,
             sampled: HashMap::new(),
             locate_from: Duration::ZERO,
-            gone: VecDeque::new(),
+            gone: DeadBoots::default(),
             adopted: Vec::new(),
             untaken: Untaken::new(),
         }
@@ -206,13 +205,8 @@ impl Driver {
             Input::Submit(Submission {
                 origin: Origin::Client { boot, .. },
                 ..
-            }) if self.gone.contains(boot) => return,
-            Input::GatewayGone(boot) if !self.gone.contains(boot) => {
-                self.gone.push_back(*boot);
-                if self.gone.len() > GONE_MAX {
-                    self.gone.pop_front();
-                }
-            }
+            }) if self.gone.has(*boot) => return,
+            Input::GatewayGone(boot) => self.gone.add(*boot),
             Input::Submit(Submission {
                 origin:
                     Origin::Client {

@@ -3,7 +3,8 @@
 //! Owns the pace at which one link's signs of life are passed on. Whatever is read from a proved link is one, so that a
 //! renewal behind a storm of claims does not cost the lease; and while the router itself does not read, because a queue
 //! of its own is full, the gateway's silence does not count. A renewal proper is answered before anything that was
-//! read with it. A boot whose lease ran out is told so on its links, in case its process only stood still. When this
+//! read with it. While the registry is away renewals are answered by what this router knows itself, so that sends go on being
+//! stored. A boot whose lease ran out is told so on its links, in case its process only stood still. When this
 //! router itself stood still, the renewals that wait unread are read before any lease is looked at.
 
 use std::future::Future;
@@ -19,7 +20,7 @@ use corelane_router_core::event::Input;
 
 use crate::bus::BusError;
 use crate::hub::{LinkHandle, Outgoing};
-use crate::registry::Registry as _;
+use crate::registry::{Registry as _, RegistryError};
 use crate::shared::Shared;
 
 /// A link's signs of life are passed on to the registry no more often.
@@ -91,14 +92,23 @@ impl Life {
         }
     }
 
-    /// Renews the lease; `None` if nobody knows.
+    /// Renews the lease. `None`: nothing can be said of the boot.
     async fn is_alive(&self) -> Option<bool> {
-        match self.shared.registry.renew(self.boot).await {
-            Ok(alive) => Some(alive),
-            Err(error) => {
-                tracing::warn!(%error, "a lease could not be renewed");
-                None
-            }
+        let renewed = self.shared.registry.renew(self.boot).await;
+        is_alive(renewed, || self.shared.dead().has(self.boot.0))
+    }
+}
+
+/// What a renewal is answered. While the registry is away nobody can take a lease that ran out, and who was declared dead
+/// before, wherever it was, hears it with the first renewal after. The gates that this router closed for the boot are as
+/// they were, unless it gave the boot up itself: then nothing is said that would have its gateway go on, nor, before the
+/// registry knows, that would have it claim under another boot.
+fn is_alive(renewed: Result<bool, RegistryError>, is_given_up: impl FnOnce() -> bool) -> Option<bool> {
+    match renewed {
+        Ok(alive) => Some(alive),
+        Err(error) => {
+            tracing::debug!(%error, "a lease could not be renewed");
+            (!is_given_up()).then_some(true)
         }
     }
 }
@@ -128,6 +138,7 @@ async fn gateway_gone(shared: &Shared, boot: BootId) -> bool {
 }
 
 async fn tell_registry(shared: &Shared, boot: BootId) -> bool {
+    shared.dead().add(boot.0);
     let left = shared.registry.leave(boot).await;
     if let Err(error) = &left {
         tracing::warn!(%error, "a gateway's routes could not be dropped");
@@ -223,6 +234,19 @@ pub(crate) async fn reap(shared: Arc<Shared>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn while_the_registry_is_away_a_boot_lives_unless_it_was_given_up_here() {
+        let away = || Err(RegistryError::Unavailable("no answer".to_owned()));
+        assert_eq!(is_alive(away(), || false), Some(true));
+        assert_eq!(is_alive(away(), || true), None);
+        assert_eq!(
+            is_alive(Ok(false), || false),
+            Some(false),
+            "what the registry says counts"
+        );
+        assert_eq!(is_alive(Ok(true), || true), Some(true));
+    }
 
     #[test]
     fn a_router_that_stood_still_listens_before_it_declares_anybody_dead() {

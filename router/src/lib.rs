@@ -11,6 +11,7 @@ pub mod bus;
 pub mod clock;
 mod cluster;
 pub mod config;
+mod dead;
 mod driver;
 mod fetch;
 mod given_up;

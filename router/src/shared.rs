@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::bus::any::AnyBus;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
+use crate::dead::DeadBoots;
 use crate::driver::Event;
 use crate::given_up::GivenUp;
 use crate::hub::Hub;
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) cluster: Cluster,
     pub(crate) gone: Mutex<Gone>,
     pub(crate) given_up: GivenUp,
+    pub(crate) dead: Mutex<DeadBoots>,
     pub(crate) metrics: Metrics,
     pub(crate) driver: mpsc::Sender<Event>,
     /// Room for outbox rows that nobody publishes.
@@ -91,6 +93,10 @@ impl Shared {
 
     pub(crate) fn gone(&self) -> MutexGuard<'_, Gone> {
         self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn dead(&self) -> MutexGuard<'_, DeadBoots> {
+        self.dead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

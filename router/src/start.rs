@@ -230,6 +230,7 @@ pub fn start(config: &RouterConfig, options: RouterOptions) -> Result<RouterHand
         cluster: Cluster::new(BootId(boot)),
         gone: std::sync::Mutex::default(),
         given_up: GivenUp::default(),
+        dead: std::sync::Mutex::default(),
         metrics: Metrics::default(),
         driver: events,
         adopting: Arc::new(Semaphore::new(adopt::ADOPTED_MAX)),

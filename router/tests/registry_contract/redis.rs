@@ -315,6 +315,48 @@ async fn a_restart_with_all_of_its_memory_changes_nothing() {
 
 #[tokio::test]
 #[ignore = "needs ops/services up redis"]
+async fn a_lease_that_ran_out_while_it_was_away_is_renewed_and_a_dead_boot_stays_dead() {
+    let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let config = RedisConfig {
+        lease: Duration::from_millis(200),
+        grace: Duration::from_secs(5),
+        ..server.config()
+    };
+    let registry = connect(&config).await;
+    let before = registry.incarnation();
+    registry.join(gateway(ONE)).await.unwrap();
+    registry.join(gateway(TWO)).await.unwrap();
+    let first = claim(ONE, 1, Terminal::Web, "x");
+    held(&registry, &first).await;
+    registry.leave(TWO).await.unwrap();
+    server.kill();
+    eventually("it counts as away", async || registry.renew(ONE).await.is_err()).await;
+    assert_eq!(
+        registry.renew(TWO).await,
+        Ok(false),
+        "this router knows by itself"
+    );
+    let clock = Clock::start();
+    eventually("the lease has run out", async || {
+        clock.now().mono > 2 * config.lease
+    })
+    .await;
+    server.start_again().await;
+    eventually("its leases are looked at", async || {
+        registry.reap().await.is_ok_and(|dead| {
+            assert!(dead.is_empty(), "nobody dies in the time of grace");
+            true
+        })
+    })
+    .await;
+    assert_eq!(registry.renew(ONE).await, Ok(true));
+    assert_eq!(routes(&registry).await, [first.route]);
+    assert_eq!(registry.incarnation(), before, "nobody claims again");
+    assert_eq!(registry.renew(TWO).await, Ok(false));
+}
+
+#[tokio::test]
+#[ignore = "needs ops/services up redis"]
 async fn a_registry_that_forgot_its_last_claims_is_noticed() {
     let mut server = Server::start(&[]).await;
     let registry = connect(&server.config()).await;

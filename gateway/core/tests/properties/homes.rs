@@ -137,6 +137,31 @@ fn a_home_that_stands_still_costs_neither_the_lease_nor_the_lanes_of_others_and_
 }
 
 #[test]
+fn when_all_routers_are_silent_the_home_stays() {
+    for staggered_ms in [0, 500, 1_500, 3_000] {
+        let mut world = World::told_cluster(&NODES);
+        let (home, other) = home_and_other(&NODES);
+        let alice = world.login("alice");
+        // Their renewals are due at different times.
+        world.cut_from(other);
+        world.pass(MOMENT + Duration::from_millis(staggered_ms));
+        world.got.clear();
+        for node in NODES {
+            world.router(node).reads = false;
+        }
+        for number in 1..=4 {
+            world.pass(LEASE / 2);
+            world.say(alice, &ping(number));
+        }
+        world.router_reads_again();
+        world.pass(Duration::from_secs(1));
+        assert!(world.got_at(other, RecordKind::Claim).is_empty());
+        assert!(world.got_at(home, RecordKind::Claim).is_empty());
+        assert_eq!(world.shard.metrics().link_lost, 1, "the one that was cut");
+    }
+}
+
+#[test]
 fn a_report_finds_the_router_that_numbered_the_records() {
     let mut world = World::told_cluster(&NODES);
     let (home, other) = home_and_other(&NODES);
