@@ -1,21 +1,27 @@
-//! Outbox rows that nobody publishes: what dead routers left, and what the store found out later than it answered.
+//! Outbox rows that are read from the store: what dead routers left, what the store found out later than it answered, and
+//! what the core let go of while receivers could not be looked up.
 //!
-//! Owns the room for rows that were read and are not published: [`ADOPTED_MAX`]; the next one is read when there is some.
+//! Owns the room for rows that others left, were read and are not published: [`ADOPTED_MAX`]; the next one is read when there is some.
 //! What is read goes to the driver, which waits for its turn like everything else. Publishing such a row once more than
 //! needed is allowed; a row that the core still holds is left alone.
 //!
 //! What dead routers left is shared out as their lanes are: each row is for the router that serves its lane by the list
 //! at the moment when rows are looked for. Where the list changes meanwhile, a row may be passed over by the one and by
 //! the other; it stays in the store, and the sweep of whoever serves its lane then finds it.
+//!
+//! Of what is read back for the core, [`READS_BACK`] conversations are read at a time, whatever the number of lanes, so that
+//! clients' reads go on.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use corelane_protocol::frame::Frame;
 use corelane_protocol::frame::body::ArchivedMessage;
-use corelane_protocol::id::{BootId, Lane};
+use corelane_protocol::id::{AppId, BootId, ConvId, Lane};
 use corelane_router_core::event::Recovered;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 
 use crate::driver::Event;
 use crate::registry::Registry as _;
@@ -33,6 +39,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 const SWEEP_PACE: Duration = Duration::from_mins(1);
 /// What a router had on its way when it died has arrived after this time: its locks live 20 s.
 const LATE: Duration = Duration::from_secs(30);
+
+/// Conversations that are read back at a time.
+pub(crate) const READS_BACK: usize = 32;
 
 /// What a row still has to publish.
 #[derive(Debug)]
@@ -54,31 +63,8 @@ pub(crate) struct Left {
 /// The store's.
 pub(crate) async fn left(store: &AnyStore, row: OutboxRow) -> Result<Left, StoreError> {
     let mut messages = Vec::new();
-    for (app, conv, first, last) in row.entries {
-        let mut frames = Vec::new();
-        let mut from = first;
-        while from != 0 && from <= last {
-            let pulled = match store.pull(app, conv.clone(), from, last, MESSAGES).await {
-                // The rest of the row is as good as ever.
-                Err(error @ StoreError::Damaged { .. }) => {
-                    tracing::error!(%error, row = row.id, "a part of an outbox row cannot be published");
-                    break;
-                }
-                pulled => pulled?,
-            };
-            from = pulled.next_seq;
-            frames.extend(pulled.messages.into_iter().filter(|(_, frame)| has_sender(frame)));
-        }
-        let (outbox, lane) = (row.id, row.lane);
-        if !frames.is_empty() {
-            messages.push(Recovered {
-                outbox,
-                lane,
-                app,
-                conv,
-                frames,
-            });
-        }
+    for entry in row.entries {
+        messages.extend(messages_of(store, (row.id, row.lane), entry).await?);
     }
     Ok(Left {
         row: row.id,
@@ -86,6 +72,94 @@ pub(crate) async fn left(store: &AnyStore, row: OutboxRow) -> Result<Left, Store
         messages,
         room: None,
     })
+}
+
+/// Reads what a row names of one conversation, from its first to its last place.
+async fn messages_of(
+    store: &AnyStore,
+    (outbox, lane): (u64, Lane),
+    (app, conv, first, last): (AppId, ConvId, u64, u64),
+) -> Result<Option<Recovered>, StoreError> {
+    let mut frames = Vec::new();
+    let mut from = first;
+    while from != 0 && from <= last {
+        let pulled = match store.pull(app, conv.clone(), from, last, MESSAGES).await {
+            // The rest of the row is as good as ever.
+            Err(error @ StoreError::Damaged { .. }) => {
+                tracing::error!(%error, row = outbox, "a part of an outbox row cannot be published");
+                break;
+            }
+            pulled => pulled?,
+        };
+        from = pulled.next_seq;
+        frames.extend(pulled.messages.into_iter().filter(|(_, frame)| has_sender(frame)));
+    }
+    let recovered = Recovered {
+        outbox,
+        lane,
+        app,
+        conv,
+        frames,
+    };
+    Ok(Some(recovered).filter(|recovered| !recovered.frames.is_empty()))
+}
+
+/// Reads rows back that the core has let go of: per row, in the order asked, what it still has to publish. What is damaged
+/// is left out, after an error in the log: it would be in the way of all that comes behind it. `reads` bounds the reads.
+///
+/// # Errors
+///
+/// The store's: ask again.
+pub(crate) async fn read_back(
+    store: Arc<AnyStore>,
+    reads: Arc<Semaphore>,
+    lane: Lane,
+    rows: Vec<u64>,
+) -> Result<Vec<Vec<Recovered>>, StoreError> {
+    let mut tasks = JoinSet::new();
+    for row in readable(&store, lane, &rows).await? {
+        let OutboxRow { id, entries, .. } = row;
+        for (place, entry) in entries.into_iter().enumerate() {
+            let (store, reads) = (Arc::clone(&store), Arc::clone(&reads));
+            tasks.spawn(async move {
+                // Nobody closes it.
+                let _turn = reads.acquire_owned().await;
+                let messages = messages_of(&store, (id, lane), entry).await;
+                (id, place, messages)
+            });
+        }
+    }
+    let mut found: BTreeMap<(u64, usize), Recovered> = BTreeMap::new();
+    while let Some(read) = tasks.join_next().await {
+        let (row, place, messages) = read.map_err(|error| StoreError::Failed(error.to_string()))?;
+        found.extend(messages?.map(|messages| ((row, place), messages)));
+    }
+    let of_row = |row: &u64| {
+        found
+            .range((*row, 0)..=(*row, usize::MAX))
+            .map(|(_, messages)| messages.clone())
+    };
+    Ok(rows.iter().map(|row| of_row(row).collect()).collect())
+}
+
+/// Those of the rows that are there and can be read.
+async fn readable(store: &AnyStore, lane: Lane, rows: &[u64]) -> Result<Vec<OutboxRow>, StoreError> {
+    let found = store.outbox_rows(lane, rows.to_vec()).await;
+    let Err(StoreError::Damaged { .. }) = found else {
+        return found;
+    };
+    // One by one, to find out which.
+    let mut readable = Vec::new();
+    for row in rows {
+        match store.outbox_rows(lane, vec![*row]).await {
+            Ok(found) => readable.extend(found),
+            Err(error @ StoreError::Damaged { .. }) => {
+                tracing::error!(%error, row, "what an outbox row names cannot be published");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(readable)
 }
 
 /// A void record has none, and is for nobody.

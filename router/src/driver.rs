@@ -17,9 +17,9 @@ use corelane_protocol::id::{AppId, BootId, ConnId, Lane, UserId};
 use corelane_router_core::RouterCore;
 use corelane_router_core::append::{Append, Batch, Committed};
 use corelane_router_core::event::{Input, Origin, Output, Submission};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use crate::adopt::{self, ADOPTED_MAX, Left};
+use crate::adopt::{self, ADOPTED_MAX, Left, READS_BACK};
 use crate::bus::{Bus as _, BusError};
 use crate::dead::DeadBoots;
 use crate::hub::Outgoing;
@@ -77,6 +77,8 @@ pub(crate) struct Driver {
     /// Rows that nobody published, until all of them is published here: each holds its room.
     adopted: Vec<(Lane, u64, OwnedSemaphorePermit)>,
     untaken: Untaken,
+    /// Reads of what the core let go of.
+    reads_back: Arc<Semaphore>,
 }
 
 /// Records that were handed to the bus since a version of the router list was drained: each holds `guard` until the bus
@@ -110,6 +112,7 @@ impl Driver {
             gone: DeadBoots::default(),
             adopted: Vec::new(),
             untaken: Untaken::new(),
+            reads_back: Arc::new(Semaphore::new(READS_BACK)),
         }
     }
 
@@ -285,9 +288,11 @@ impl Driver {
         let core = &self.core;
         self.adopted
             .retain(|(lane, row, _)| core.is_publishing(*lane, *row));
-        self.shared
-            .metrics
-            .set_core(*self.core.metrics(), self.core.in_flight());
+        self.shared.metrics.set_core(
+            *self.core.metrics(),
+            self.core.in_flight(),
+            self.core.rows_behind(),
+        );
         self.shared.cluster.count_rows(self.core.rows_held());
     }
 
@@ -332,6 +337,7 @@ impl Driver {
                 });
             }
             Output::Locate(ticket, app, users) => self.locate(ticket, app, users),
+            Output::ReadRows(ticket, lane, rows) => self.read_rows(ticket, lane, rows),
             Output::Publish {
                 boot,
                 partition,
@@ -396,6 +402,15 @@ impl Driver {
                 .map(|routes| routes.iter().map(core_route).collect())
                 .collect();
             Ok(Input::Located(ticket, routes))
+        });
+    }
+
+    fn read_rows(&mut self, ticket: u64, lane: Lane, rows: Vec<u64>) {
+        let (store, reads) = (Arc::clone(&self.shared.store), Arc::clone(&self.reads_back));
+        self.ask(ticket, async move {
+            let read = adopt::read_back(store, reads, lane, rows).await;
+            let read = read.map_err(|error| error.to_string())?;
+            Ok(Input::Rows(ticket, read))
         });
     }
 

@@ -111,10 +111,18 @@ fn seconds(us: u64) -> String {
     format!("{}.{:06}", us / 1_000_000, us % 1_000_000)
 }
 
+/// What the core said of itself last.
+#[derive(Debug, Clone, Copy, Default)]
+struct CoreFigures {
+    counters: RouterMetrics,
+    in_flight: usize,
+    behind: usize,
+}
+
 /// Everything that is counted outside the core.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    core: Mutex<(RouterMetrics, usize)>,
+    core: Mutex<CoreFigures>,
     admit: Histogram,
     persist: Histogram,
     publish: Histogram,
@@ -153,11 +161,15 @@ impl Metrics {
             .observe(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     }
 
-    pub(crate) fn set_core(&self, counters: RouterMetrics, in_flight: usize) {
-        *self.core.lock().unwrap_or_else(PoisonError::into_inner) = (counters, in_flight);
+    pub(crate) fn set_core(&self, counters: RouterMetrics, in_flight: usize, behind: usize) {
+        *self.core.lock().unwrap_or_else(PoisonError::into_inner) = CoreFigures {
+            counters,
+            in_flight,
+            behind,
+        };
     }
 
-    fn core(&self) -> (RouterMetrics, usize) {
+    fn core(&self) -> CoreFigures {
         *self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -172,7 +184,11 @@ impl Metrics {
 
 /// Appends the metrics of a router.
 pub(crate) fn render(shared: &Shared, into: &mut String) {
-    let (core, in_flight) = shared.metrics.core();
+    let CoreFigures {
+        counters: core,
+        in_flight,
+        behind,
+    } = shared.metrics.core();
     render_stages(shared, &core, into);
     render_counters(shared, &core, into);
     render_cluster(shared, into);
@@ -181,6 +197,11 @@ pub(crate) fn render(shared: &Shared, into: &mut String) {
             "corelane_router_in_flight",
             "Messages that wait for a commit.",
             in_flight,
+        ),
+        (
+            "corelane_router_behind_commits",
+            "Commits whose messages were let go of because their receivers cannot be looked up; they are read back.",
+            behind,
         ),
         ("corelane_router_links", "Links that are up.", shared.hub.len()),
     ];
@@ -297,6 +318,11 @@ fn render_counters(shared: &Shared, core: &RouterMetrics, into: &mut String) {
             "corelane_router_recovered_total",
             "Messages that an earlier life had stored and may not have published.",
             core.recovered,
+        ),
+        (
+            "corelane_router_read_back_total",
+            "Messages that were let go of while nobody could be looked up, and read from the store again.",
+            core.read_back,
         ),
         (
             "corelane_router_bus_records_total",

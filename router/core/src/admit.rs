@@ -24,8 +24,6 @@ pub(crate) const LANE_MESSAGES_MAX: usize = 8_192;
 pub(crate) const LANE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Most bytes that wait in all lanes.
 pub(crate) const QUEUED_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Most commits of a lane that wait to be published before it stops committing.
-pub(crate) const PUBLICATIONS_MAX: usize = 64;
 /// Most closed gates that are remembered. Past it every gate counts as closed until what was on its way is over.
 const GATES_MAX: usize = 1_000_000;
 /// Longer than a send can be on its way: its deadline is 5 s.
@@ -171,7 +169,7 @@ impl RouterCore {
         let Some(state) = self.lanes.get_mut(&lane) else {
             return;
         };
-        if !state.committing.is_empty() || state.publications.len() >= PUBLICATIONS_MAX {
+        if !state.committing.is_empty() || !state.may_take_commit(self.publications_max) {
             return;
         }
         let mut batch_bytes = 0;

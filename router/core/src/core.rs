@@ -1,8 +1,9 @@
 //! The router's rules: their state, and where each input goes.
 //!
-//! Owns, per lane, the messages that wait for a commit and the commits that wait to be published, in order; and per
-//! gateway boot and partition the numbers that are not reported consumed; the members of groups as last read; and which
-//! lanes are served here. All of it is bounded: see the files that are named for the stages, and `lanes.rs`.
+//! Owns, per lane, the messages that wait for a commit and the commits that wait to be published, in order, with their
+//! messages or as rows of the outbox; and per gateway boot and partition the numbers that are not reported consumed; the
+//! members of groups as last read; and which lanes are served here. All of it is bounded: see the files that are named for
+//! the stages, and `lanes.rs`.
 
 use std::collections::HashMap;
 
@@ -11,6 +12,7 @@ use corelane_protocol::time::Now;
 
 use crate::admit::{Gates, LaneQueue};
 use crate::append::Member;
+use crate::behind::{Behind, PUBLICATIONS_MAX};
 use crate::event::{Input, Output};
 use crate::lanes::Lanes;
 use crate::outbox::Outbox;
@@ -33,6 +35,8 @@ pub struct RouterMetrics {
     pub unknown: u64,
     /// Messages that an earlier life had stored and may not have published.
     pub recovered: u64,
+    /// Messages that were let go of and read from the store again.
+    pub read_back: u64,
     /// Messages whose receivers were looked up.
     pub located: u64,
     /// Messages published, or found to have nobody online.
@@ -56,6 +60,8 @@ pub(crate) struct LaneState {
     /// Messages of the batch that is with the store.
     pub(crate) committing: Vec<crate::event::Submission>,
     pub(crate) publications: std::collections::VecDeque<Publication>,
+    /// What is to be published after them.
+    pub(crate) behind: Behind,
     /// Another router serves it now, and waits until what has its place here is published.
     pub(crate) is_draining: bool,
 }
@@ -63,7 +69,8 @@ pub(crate) struct LaneState {
 impl LaneState {
     /// Whether anything in it is still to be published here. What waits in a lane that was never served here is not.
     pub(crate) fn has_work(&self) -> bool {
-        let is_finished = self.committing.is_empty() && self.publications.is_empty();
+        let is_finished =
+            self.committing.is_empty() && self.publications.is_empty() && self.behind.len() == 0;
         !is_finished || (self.is_draining && self.queue.len() > 0)
     }
 }
@@ -94,6 +101,8 @@ pub struct RouterCore {
     /// Lane whose publication waits for this ticket.
     pub(crate) tickets: HashMap<u64, Lane>,
     pub(crate) next_ticket: u64,
+    /// Most commits of a lane that wait to be published with their messages.
+    pub(crate) publications_max: usize,
     pub(crate) metrics: RouterMetrics,
 }
 
@@ -116,6 +125,7 @@ impl RouterCore {
             members_cached: 0,
             tickets: HashMap::new(),
             next_ticket: 1,
+            publications_max: PUBLICATIONS_MAX,
             metrics: RouterMetrics::default(),
         }
     }
@@ -131,6 +141,7 @@ impl RouterCore {
             Input::Committed(lane, outcome) => self.committed(lane, outcome, outputs),
             Input::Located(ticket, routes) => self.located(ticket, &routes, outputs),
             Input::Members(ticket, version, stays) => self.members_loaded(ticket, version, stays, outputs),
+            Input::Rows(ticket, rows) => self.rows_read(ticket, rows, outputs),
             Input::Failed(ticket) => self.ask_again(ticket, outputs),
             Input::Consumed {
                 boot,
@@ -151,6 +162,10 @@ impl RouterCore {
             self.queued_bytes,
             self.lanes.values().map(|lane| lane.queue.bytes).sum::<usize>(),
             "the total counts what the lanes hold"
+        );
+        debug_assert!(
+            self.lanes.values().all(LaneState::comes_to_what_is_behind),
+            "rows that were let go of are read back, or have their turn after a publication"
         );
     }
 

@@ -51,7 +51,7 @@ pub struct Route {
     pub conn: u64,
 }
 
-/// What an outbox row that nobody publishes still has to publish in one conversation.
+/// What an outbox row still has to publish in one conversation, as it was read from the store.
 #[derive(Debug, Clone)]
 pub struct Recovered {
     /// The row.
@@ -117,6 +117,9 @@ pub enum Input {
     Located(u64, Vec<Vec<Route>>),
     /// Answer to [`Output::LoadMembers`]: version and stays.
     Members(u64, u64, Vec<Member>),
+    /// Answer to [`Output::ReadRows`]: what each row still has to publish, in the order asked. Empty: the row is gone, or
+    /// nothing that it names can be published.
+    Rows(u64, Vec<Vec<Recovered>>),
     /// The port did not answer this ticket. The shell waits a little before it says so.
     Failed(u64),
     /// A gateway reported records consumed.
@@ -156,6 +159,8 @@ pub enum Output {
     LoadMembers(u64, AppId, ConvId, u64),
     /// Find the sessions of these users; come back with [`Input::Located`] and the ticket.
     Locate(u64, AppId, Vec<UserId>),
+    /// Read these outbox rows of a lane, and the messages that they name; come back with [`Input::Rows`] and the ticket.
+    ReadRows(u64, Lane, Vec<u64>),
     /// Publish a record behind what was published to the partition before.
     Publish {
         /// Boot of the gateway.

@@ -6,6 +6,7 @@
 
 mod admit;
 pub mod append;
+mod behind;
 mod core;
 pub mod decide;
 pub mod event;

@@ -2,7 +2,7 @@
 //!
 //! Owns nothing beyond the lane: its one batch that is being committed, of at most `COMMIT_BYTES_MAX`. What comes
 //! meanwhile waits in the lane's queue (`admit.rs`), which refuses when it is full; when too many commits wait to be
-//! published the lane commits no more (`publish.rs`). An acknowledgement is made only from a commit that the store calls
+//! published the lane commits no more (`behind.rs`). An acknowledgement is made only from a commit that the store calls
 //! durable. When the outcome is unknown every message of the batch is answered `retry` and its gate closed; the sender
 //! finds out by sending the same id again.
 

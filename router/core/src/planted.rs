@@ -24,6 +24,8 @@ macro_rules! bugs {
 bugs! {
     /// A send whose commit has an unknown outcome is acknowledged.
     AckBeforeCommit,
+    /// What is committed while its lane is behind is published before what was let go of.
+    BehindOvertaken,
     /// Who joins or leaves gets what stands on the other side of it in the same commit.
     ChangeHasNoPlace,
     /// Another message under a known id gets the first one's answer.

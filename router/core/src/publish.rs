@@ -2,9 +2,10 @@
 //!
 //! Owns, per lane, the commits that are not published, first in first out: a conversation's messages are published in
 //! their order even if lookups answer out of order. One record per gateway and conversation carries all messages of
-//! the commit that have the same receivers. A ticket that a port fails is asked again; until then the lane waits and, at
-//! 64 commits, stops committing, so nothing is lost and nothing grows. Owns, too, the members of groups as last read,
-//! [`MEMBERS_CACHED_MAX`] of them; when there are more all are forgotten and read again.
+//! the commit that have the same receivers. A ticket that a port fails is asked again; until then the lane waits. At 64
+//! commits it stops committing, or, while a port fails, goes on and lets go of their messages (`behind.rs`), so nothing is
+//! lost and nothing grows. Owns, too, the members of groups as last read, [`MEMBERS_CACHED_MAX`] of them; when there are
+//! more all are forgotten and read again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub(crate) struct Stored {
 #[derive(Debug)]
 pub(crate) struct Publication {
     pub(crate) outbox: u64,
+    /// Of its frames.
+    pub(crate) bytes: usize,
     /// By conversation, in order.
     convs: BTreeMap<(AppId, ConvId), Vec<Stored>>,
     /// What is asked of a port now.
@@ -56,12 +59,14 @@ enum Asked {
 
 impl Publication {
     pub(crate) fn new(outbox: u64, stored: Vec<Stored>) -> Self {
+        let bytes = stored.iter().map(|each| each.frame.len()).sum();
         let mut convs: BTreeMap<(AppId, ConvId), Vec<Stored>> = BTreeMap::new();
         for each in stored {
             convs.entry((each.app, each.conv.clone())).or_default().push(each);
         }
         Self {
             outbox,
+            bytes,
             convs,
             asked: None,
         }
@@ -75,6 +80,9 @@ impl RouterCore {
         publication: Publication,
         outputs: &mut Vec<Output>,
     ) {
+        let Some(publication) = self.let_go(lane, publication) else {
+            return;
+        };
         let outbox = publication.outbox;
         self.outbox.hold(outbox);
         let publications = &mut self.lanes.entry(lane).or_default().publications;
@@ -89,34 +97,8 @@ impl RouterCore {
     }
 
     pub(crate) fn recovered(&mut self, recovered: Recovered, outputs: &mut Vec<Output>) {
-        let Recovered {
-            outbox,
-            lane,
-            app,
-            conv,
-            frames,
-        } = recovered;
-        let stored = frames.into_iter().filter_map(|(seq, bytes)| {
-            let sender = {
-                let parsed = frame::Frame::parse(&bytes).ok()?;
-                let message = parsed.access::<frame::body::ArchivedMessage>().ok()?;
-                UserId::new(&message.sender).ok()?
-            };
-            let conv = conv.clone();
-            // Unknown, so newer than whatever is remembered: the members are read again.
-            let member_version = u64::MAX;
-            Some(Stored {
-                app,
-                conv,
-                seq,
-                sender,
-                frame: bytes,
-                member_version,
-                except: None,
-                stamp: 0,
-            })
-        });
-        let stored: Vec<Stored> = stored.collect();
+        let (outbox, lane) = (recovered.outbox, recovered.lane);
+        let stored = stored_of(recovered);
         if stored.is_empty() {
             outputs.push(Output::ClearOutbox(vec![outbox]));
             return;
@@ -126,7 +108,7 @@ impl RouterCore {
     }
 
     /// Asks for what the first publication of a lane still needs.
-    fn go_on_publishing(&mut self, lane: Lane, outputs: &mut Vec<Output>) {
+    pub(crate) fn go_on_publishing(&mut self, lane: Lane, outputs: &mut Vec<Output>) {
         let Some(publication) = self.lanes.get(&lane).and_then(|state| state.publications.front()) else {
             return;
         };
@@ -221,11 +203,9 @@ impl RouterCore {
         let Some(lane) = self.tickets.remove(&ticket) else {
             return;
         };
-        let front = self
-            .lanes
-            .get_mut(&lane)
-            .and_then(|state| state.publications.front_mut());
-        let Some(publication) = front else { return };
+        let Some(publication) = self.answered(lane) else {
+            return;
+        };
         let Some(Asked::Members(app, conv, _)) = publication.asked.take() else {
             return;
         };
@@ -253,25 +233,36 @@ impl RouterCore {
         let Some(lane) = self.tickets.remove(&ticket) else {
             return;
         };
-        let front = self
-            .lanes
-            .get_mut(&lane)
-            .and_then(|state| state.publications.front_mut());
+        if self.read_back_again(lane, ticket, outputs) {
+            return;
+        }
+        let Some(state) = self.lanes.get_mut(&lane) else {
+            return;
+        };
+        state.behind.set_failing(true);
+        let front = state.publications.front_mut();
         if let Some(publication) = front.filter(|_| !Bug::FailureIsFinal.is_planted()) {
             publication.asked = None;
         }
         self.go_on_publishing(lane, outputs);
+        // Before the failure a lane that was full waited for the port.
+        self.start_commit(lane, outputs);
+    }
+
+    /// A port answered for the first publication of a lane.
+    fn answered(&mut self, lane: Lane) -> Option<&mut Publication> {
+        let state = self.lanes.get_mut(&lane)?;
+        state.behind.set_failing(false);
+        state.publications.front_mut()
     }
 
     pub(crate) fn located(&mut self, ticket: u64, routes: &[Vec<Route>], outputs: &mut Vec<Output>) {
         let Some(lane) = self.tickets.remove(&ticket) else {
             return;
         };
-        let front = self
-            .lanes
-            .get_mut(&lane)
-            .and_then(|state| state.publications.front_mut());
-        let Some(publication) = front else { return };
+        let Some(publication) = self.answered(lane) else {
+            return;
+        };
         let Some(Asked::Routes(app, users)) = publication.asked.take() else {
             return;
         };
@@ -300,13 +291,19 @@ impl RouterCore {
             .is_some_and(|publication| publication.convs.is_empty())
         {
             state.publications.pop_front();
-            if self.outbox.release(outbox) {
-                self.metrics.cleared += 1;
-                outputs.push(Output::ClearOutbox(vec![outbox]));
-            }
+            self.row_published(outbox, outputs);
+            self.read_back(lane, outputs);
             self.start_commit(lane, outputs);
         }
         self.go_on_publishing(lane, outputs);
+    }
+
+    /// All of a row is published: it waits for the gateways only.
+    pub(crate) fn row_published(&mut self, outbox: u64, outputs: &mut Vec<Output>) {
+        if self.outbox.release(outbox) {
+            self.metrics.cleared += 1;
+            outputs.push(Output::ClearOutbox(vec![outbox]));
+        }
     }
 
     /// Publishes messages that are all for the same users.
@@ -393,4 +390,32 @@ impl RouterCore {
             });
         }
     }
+}
+
+/// The messages of a row in one conversation.
+pub(crate) fn stored_of(recovered: Recovered) -> Vec<Stored> {
+    let Recovered {
+        app, conv, frames, ..
+    } = recovered;
+    let stored = frames.into_iter().filter_map(|(seq, bytes)| {
+        let sender = {
+            let parsed = frame::Frame::parse(&bytes).ok()?;
+            let message = parsed.access::<frame::body::ArchivedMessage>().ok()?;
+            UserId::new(&message.sender).ok()?
+        };
+        let conv = conv.clone();
+        // Unknown, so newer than whatever is remembered: the members are read again.
+        let member_version = u64::MAX;
+        Some(Stored {
+            app,
+            conv,
+            seq,
+            sender,
+            frame: bytes,
+            member_version,
+            except: None,
+            stamp: 0,
+        })
+    });
+    stored.collect()
 }

@@ -148,6 +148,10 @@ impl MessageStore for AnyStore {
         both!(self, store => store.outbox(of, lanes, after).await)
     }
 
+    async fn outbox_rows(&self, lane: Lane, rows: Vec<u64>) -> Result<Vec<OutboxRow>, StoreError> {
+        both!(self, store => store.outbox_rows(lane, rows).await)
+    }
+
     async fn stray(&self) -> OutboxRow {
         both!(self, store => store.stray().await)
     }

@@ -223,6 +223,14 @@ pub trait MessageStore: Send + Sync + 'static {
         after: u64,
     ) -> impl Future<Output = Result<Vec<OutboxRow>, StoreError>> + Send;
 
+    /// Those of these rows of a lane that are there, in the order asked, whoever wrote them. For rows that this store has
+    /// named: by a commit, or one of the other ways.
+    fn outbox_rows(
+        &self,
+        lane: Lane,
+        rows: Vec<u64>,
+    ) -> impl Future<Output = Result<Vec<OutboxRow>, StoreError>> + Send;
+
     /// Waits for an outbox row of this router that no commit announced, to be published: of what was mended, or of a commit
     /// whose outcome was not known when it was answered.
     fn stray(&self) -> impl Future<Output = OutboxRow> + Send;

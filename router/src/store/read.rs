@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use corelane_protocol::id::{AppId, ConvId, Lane, UserId};
 use corelane_protocol::limits::PAGE_BYTES;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 
 use super::rows::{self, ROW_VERSION, place, seq_of};
 use super::schema::failed;
@@ -198,24 +198,46 @@ fn outbox_page(db: &Connection, after: u64, last: u64) -> Result<Vec<OutboxRow>,
         .map_err(failed)?;
     let mut taken = Vec::new();
     while let Some(row) = found.next().map_err(failed)? {
-        let number = |at| row.get::<_, i64>(at).map_err(failed);
-        let id = number(0)?.cast_unsigned();
-        let damaged = |problem: &str| StoreError::Damaged {
-            what: format!("outbox row {id}"),
-            problem: problem.to_owned(),
-        };
-        let bytes: Vec<u8> = row.get(4).map_err(failed)?;
-        if number(2)? != ROW_VERSION || number(3)? != i64::from(crc32fast::hash(&bytes)) {
-            return Err(damaged("its version or CRC does not hold"));
-        }
-        let entries = rows::decode_entries(&bytes).ok_or_else(|| damaged("it does not decode"))?;
-        let lane = u16::try_from(number(1)?).map_err(|_| damaged("its lane is out of range"))?;
-        taken.push(OutboxRow {
-            id,
-            lane: Lane(lane),
-            writer: EARLIER,
-            entries,
-        });
+        taken.push(outbox_row(row)?);
     }
     Ok(taken)
+}
+
+/// Those of these outbox rows of a lane that are there.
+pub(super) fn outbox_rows(db: &Connection, lane: Lane, ids: &[u64]) -> Result<Vec<OutboxRow>, StoreError> {
+    let mut statement = db
+        .prepare_cached("SELECT id, lane, v, crc, entries FROM outbox WHERE id = ?1 AND lane = ?2")
+        .map_err(failed)?;
+    let mut taken = Vec::new();
+    for id in ids {
+        let mut found = statement
+            .query(params![id.cast_signed(), i64::from(lane.0)])
+            .map_err(failed)?;
+        if let Some(row) = found.next().map_err(failed)? {
+            taken.push(outbox_row(row)?);
+        }
+    }
+    Ok(taken)
+}
+
+/// Checks a row of id, lane, version, CRC, entries.
+fn outbox_row(row: &Row<'_>) -> Result<OutboxRow, StoreError> {
+    let number = |at| row.get::<_, i64>(at).map_err(failed);
+    let id = number(0)?.cast_unsigned();
+    let damaged = |problem: &str| StoreError::Damaged {
+        what: format!("outbox row {id}"),
+        problem: problem.to_owned(),
+    };
+    let bytes: Vec<u8> = row.get(4).map_err(failed)?;
+    if number(2)? != ROW_VERSION || number(3)? != i64::from(crc32fast::hash(&bytes)) {
+        return Err(damaged("its version or CRC does not hold"));
+    }
+    let entries = rows::decode_entries(&bytes).ok_or_else(|| damaged("it does not decode"))?;
+    let lane = u16::try_from(number(1)?).map_err(|_| damaged("its lane is out of range"))?;
+    Ok(OutboxRow {
+        id,
+        lane: Lane(lane),
+        writer: EARLIER,
+        entries,
+    })
 }

@@ -346,6 +346,10 @@ impl MessageStore for SqliteStore {
         self.query(move |db| read::outbox(db, &lanes, after, last)).await
     }
 
+    async fn outbox_rows(&self, lane: Lane, rows: Vec<u64>) -> Result<Vec<OutboxRow>, StoreError> {
+        self.query(move |db| read::outbox_rows(db, lane, &rows)).await
+    }
+
     /// Never: a commit is whole, and when its outcome is not known the store is poisoned.
     async fn stray(&self) -> OutboxRow {
         std::future::pending().await

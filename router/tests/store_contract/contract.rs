@@ -8,7 +8,7 @@ use corelane_protocol::frame::body::{ArchivedMessage, ConvState};
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{Frame, kind};
 use corelane_protocol::hash::lane_of;
-use corelane_protocol::id::{AppId, ConvId};
+use corelane_protocol::id::{AppId, ConvId, Lane};
 use corelane_protocol::limits::PAGE_BYTES;
 use corelane_protocol::terminal::Terminal;
 use corelane_router::store::{DeliveredMark, MessageStore, NOBODY_LEFT, OutboxRow, Readable, StoreError};
@@ -53,6 +53,7 @@ contract!(sqlite: super::SqliteFixture, tikv: super::TikvFixture ["needs ops/ser
     a_pull_is_bounded_by_bytes_and_goes_on_where_it_ended,
     the_outbox_outlives_the_process_until_it_is_cleared,
     outbox_rows_of_other_lanes_are_left_to_whoever_serves_them,
+    own_outbox_rows_are_read_back_by_their_ids,
     who_comes_and_goes_in_one_message_or_comes_back_reads_nothing_of_the_others,
     everything_is_there_after_reopening,
     a_new_epoch_ends_old_cursors,
@@ -719,6 +720,38 @@ async fn outbox_rows_of_other_lanes_are_left_to_whoever_serves_them<F: Fixture>(
         ids(left(&store, 0).await).contains(&rest),
         "nobody was told of it before"
     );
+}
+
+async fn own_outbox_rows_are_read_back_by_their_ids<F: Fixture>() {
+    let fixture = F::new();
+    let store = fixture.open();
+    let conv = direct("alice", "bob");
+    let lane = lane_of(APP, &conv, LANES);
+    let mut rows = Vec::new();
+    for number in 1..=3 {
+        let stored = commit(&store, vec![append(&conv, "alice", number, b"x")]).await;
+        rows.push(stored.1);
+    }
+    let asked = vec![rows[2], rows[0], rows[0] + 1_000_000_000_000];
+    let found = store.outbox_rows(lane, asked).await.unwrap();
+    let named: Vec<_> = found
+        .iter()
+        .map(|row| (row.id, row.lane, row.entries.clone()))
+        .collect();
+    assert_eq!(
+        named,
+        [
+            (rows[2], lane, vec![(APP, conv.clone(), 3, 3)]),
+            (rows[0], lane, vec![(APP, conv.clone(), 1, 1)]),
+        ]
+    );
+    let other = Lane((lane.0 + 1) % LANES);
+    assert!(store.outbox_rows(other, vec![rows[0]]).await.unwrap().is_empty());
+    store.clear_outbox(vec![rows[0]]);
+    // Clearing waits in line with commits.
+    commit(&store, vec![append(&conv, "alice", 4, b"x")]).await;
+    let found = store.outbox_rows(lane, vec![rows[0], rows[1]]).await.unwrap();
+    assert_eq!(found.iter().map(|row| row.id).collect::<Vec<_>>(), [rows[1]]);
 }
 
 async fn everything_is_there_after_reopening<F: Fixture>() {

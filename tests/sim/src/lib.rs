@@ -14,7 +14,6 @@
     clippy::cast_possible_truncation,
     clippy::struct_excessive_bools,
     clippy::wrong_self_convention,
-    clippy::type_complexity,
     clippy::maybe_infinite_iter,
     reason = "a run that goes wrong may panic: it is a test"
 )]
@@ -61,6 +60,7 @@ macro_rules! counts {
 counts! {
     events, said, acked, refused, conflicts, read, live, records, logins, kicks, cuts, crashes, unknown, bounces,
     reused_slots, inbox_overflows, topics_lost, pull_required, resyncs, online, lapses,
+    read_back,
 }
 
 /// Runs one seed.

@@ -23,8 +23,11 @@ use corelane_router_core::{Notice, RouterCore};
 
 use crate::pause::LEASE_US;
 use crate::ports::{Partition, Registry, Session};
-use crate::store::APP;
+use crate::store::{APP, Left};
 use crate::world::{Event, LANES, PARTITIONS, World, secret};
+
+/// Commits of a lane that wait with their messages while lookups fail now and then.
+const PUBLICATIONS_MAX: usize = 3;
 
 /// A link between a shard and one life of the router.
 #[derive(Debug)]
@@ -57,6 +60,7 @@ impl Link {
 pub(crate) enum Question {
     Members(u64, ConvId, u64),
     Routes(u64, Vec<UserId>),
+    Rows(u64, Vec<u64>),
 }
 
 /// What a client asks.
@@ -117,18 +121,15 @@ impl World {
         self.rows_wait.clear();
         self.left_conns.clear();
         let mut core = RouterCore::new(self.boot(), 7, LANES, PARTITIONS);
+        if self.faults.lookups {
+            // So few that lanes are behind in this short time.
+            core.keep_publications(PUBLICATIONS_MAX);
+        }
         let mut outputs = Vec::new();
         let left = self.store.left();
         self.locate_from = if left.is_empty() { 0 } else { self.now + 500_000 };
-        for (outbox, lane, conv, frames) in left {
-            let recovered = Recovered {
-                outbox,
-                lane,
-                app: APP,
-                conv,
-                frames,
-            };
-            core.handle(self.clock(), Input::Recovered(recovered), &mut outputs);
+        for left in left {
+            core.handle(self.clock(), Input::Recovered(recovered(left)), &mut outputs);
         }
         let alone = LaneList::alone(u64::from(self.life), LANES);
         core.handle(self.clock(), Input::Lanes(alone), &mut outputs);
@@ -650,6 +651,10 @@ impl World {
                     let when = (self.now + self.delay()).max(self.locate_from);
                     self.at_time(when, Event::Ask(self.life, Question::Routes(ticket, users)));
                 }
+                Output::ReadRows(ticket, _, rows) => {
+                    let delay = self.delay();
+                    self.after(delay, Event::Ask(self.life, Question::Rows(ticket, rows)));
+                }
                 Output::Publish {
                     boot,
                     partition,
@@ -702,14 +707,26 @@ impl World {
         self.after(delay, Event::Committed(life, batch.lane, committed));
     }
 
+    fn are_lookups_away(&mut self) -> bool {
+        if self.calm || !self.faults.lookups {
+            return false;
+        }
+        if self.now >= self.lookups_from && self.rng.chance(10) {
+            self.lookups_from = self.now + self.rng.between(100_000, 3_000_000);
+        }
+        self.now < self.lookups_from
+    }
+
     /// A port reads now and answers later, or fails.
     pub(crate) fn ask(&mut self, life: u32, question: Question) {
         if life != self.life {
             return;
         }
-        let (Question::Members(ticket, ..) | Question::Routes(ticket, _)) = &question;
+        let (Question::Members(ticket, ..) | Question::Routes(ticket, _) | Question::Rows(ticket, _)) =
+            &question;
         let (ticket, delay) = (*ticket, self.delay());
-        if !self.calm && self.faults.store && self.rng.chance(50) {
+        let is_away = matches!(question, Question::Routes(..)) && self.are_lookups_away();
+        if is_away || (!self.calm && self.faults.store && self.rng.chance(50)) {
             let failed = Box::new(Input::Failed(ticket));
             return self.after(delay + 50_000, Event::Core(life, failed));
         }
@@ -721,6 +738,11 @@ impl World {
             Question::Routes(_, users) => {
                 let routes = |user| self.registry.routes(user).iter().map(route).collect();
                 Input::Located(ticket, users.iter().map(routes).collect())
+            }
+            Question::Rows(_, rows) => {
+                self.counts.read_back += rows.len() as u64;
+                let read = |row| self.store.row(row).into_iter().map(recovered).collect();
+                Input::Rows(ticket, rows.into_iter().map(read).collect())
             }
         };
         self.after(delay, Event::Core(life, Box::new(answer)));
@@ -923,6 +945,16 @@ impl World {
             stamp: 0,
         };
         self.core_input(self.life, Input::Submit(submission));
+    }
+}
+
+fn recovered((outbox, lane, conv, frames): Left) -> Recovered {
+    Recovered {
+        outbox,
+        lane,
+        app: APP,
+        conv,
+        frames,
     }
 }
 

@@ -37,6 +37,9 @@ pub(crate) struct Conv {
 /// An outbox row: its lane, and per conversation the first and last seq.
 pub(crate) type OutboxRow = (Lane, Vec<(ConvId, u64, u64)>);
 
+/// What an outbox row names of a conversation: row, lane, conversation, seq and frame of each message.
+pub(crate) type Left = (u64, Lane, ConvId, Vec<(u64, Vec<u8>)>);
+
 /// The store.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
@@ -237,15 +240,21 @@ impl Store {
         }
     }
 
-    /// What an earlier life left: row, lane, conversation, frames.
-    pub(crate) fn left(&self) -> Vec<(u64, Lane, ConvId, Vec<(u64, Vec<u8>)>)> {
-        let mut left = Vec::new();
-        for (row, (lane, spans)) in &self.outbox {
-            for (id, first, last) in spans {
-                left.push((*row, *lane, id.clone(), self.range(id, *first, *last)));
-            }
-        }
-        left
+    /// What an earlier life left.
+    pub(crate) fn left(&self) -> Vec<Left> {
+        self.outbox.keys().flat_map(|row| self.row(*row)).collect()
+    }
+
+    /// What a row names, by conversation.
+    pub(crate) fn row(&self, row: u64) -> Vec<Left> {
+        let Some((lane, spans)) = self.outbox.get(&row) else {
+            return Vec::new();
+        };
+        let left = |(id, first, last): &(ConvId, u64, u64)| {
+            let frames = self.range(id, *first, *last);
+            (row, *lane, id.clone(), frames)
+        };
+        spans.iter().map(left).collect()
     }
 
     pub(crate) fn range(&self, id: &ConvId, first: u64, last: u64) -> Vec<(u64, Vec<u8>)> {

@@ -109,6 +109,31 @@ pub(crate) struct Faults {
     pub(crate) readers: bool,
     pub(crate) logins: bool,
     pub(crate) pauses: bool,
+    /// Nobody can be looked up for a while, now and then.
+    pub(crate) lookups: bool,
+}
+
+impl Faults {
+    fn draw(rng: &mut Rng) -> Self {
+        let bus = rng.chance(500);
+        Self {
+            bus,
+            bus_loses: bus && rng.chance(500),
+            // A bus that holds little loses what it declares lost and nothing else.
+            topic_records_max: if !bus && rng.chance(600) {
+                rng.between(4, 24) as usize
+            } else {
+                usize::MAX
+            },
+            store: rng.chance(600),
+            router: rng.chance(500),
+            links: rng.chance(600),
+            readers: rng.chance(500),
+            logins: rng.chance(700),
+            pauses: rng.chance(400),
+            lookups: rng.chance(400),
+        }
+    }
 }
 
 /// A shard and who it is.
@@ -159,6 +184,8 @@ pub(crate) struct World {
     pub(crate) topics: BTreeMap<(u64, u16), Partition>,
     pub(crate) left_conns: BTreeMap<(u64, u64), UserId>,
     pub(crate) locate_from: u64,
+    /// Nobody can be looked up before.
+    pub(crate) lookups_from: u64,
     /// Records that each outbox row waits for.
     pub(crate) rows_wait: BTreeMap<u64, BTreeSet<(u64, u16, u64)>>,
     /// The next record finds no room: one that maybe nothing comes after.
@@ -176,23 +203,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
-        let bus = rng.chance(500);
-        let faults = Faults {
-            bus,
-            bus_loses: bus && rng.chance(500),
-            // A bus that holds little loses what it declares lost and nothing else.
-            topic_records_max: if !bus && rng.chance(600) {
-                rng.between(4, 24) as usize
-            } else {
-                usize::MAX
-            },
-            store: rng.chance(600),
-            router: rng.chance(500),
-            links: rng.chance(600),
-            readers: rng.chance(500),
-            logins: rng.chance(700),
-            pauses: rng.chance(400),
-        };
+        let faults = Faults::draw(&mut rng);
         let queue_bytes_max = if faults.readers { 2048 } else { 256 * 1024 };
         let mut gateways = Vec::new();
         let processes = vec![Process::new(101), Process::new(102)];
@@ -264,6 +275,7 @@ impl World {
             topics: BTreeMap::new(),
             left_conns: BTreeMap::new(),
             locate_from: 0,
+            lookups_from: 0,
             rows_wait: BTreeMap::new(),
             last_overflow: false,
             restarted_at: 0,

@@ -222,6 +222,7 @@ impl Bench {
                     return Some(located);
                 }
             }
+            Output::ReadRows(..) => panic!("no lane is behind: no lookup fails here"),
             Output::Drained(version) => self.drained.push(version),
             Output::LookAtRouters => self.looks += 1,
             Output::Publish {

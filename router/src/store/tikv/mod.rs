@@ -261,6 +261,14 @@ impl MessageStore for TikvStore {
         Ok(rows)
     }
 
+    async fn outbox_rows(&self, lane: Lane, rows: Vec<u64>) -> Result<Vec<OutboxRow>, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        self.on_runtime(Box::pin(
+            async move { outbox::named_by(&shared, lane, &rows).await },
+        ))
+        .await
+    }
+
     async fn stray(&self) -> OutboxRow {
         match self.strays.lock().await.recv().await {
             Some(row) => row,

@@ -126,6 +126,33 @@ async fn page(read: &mut Read, keys: &Keys, lane: Lane, after: u64) -> Result<Pa
     })
 }
 
+/// Those of these rows of a lane that are there, cut down to what is in the log.
+///
+/// # Errors
+///
+/// [`StoreError::Damaged`], or that TiKV did not answer in time.
+pub(super) async fn named_by(
+    shared: &Arc<Shared>,
+    lane: Lane,
+    ids: &[u64],
+) -> Result<Vec<OutboxRow>, StoreError> {
+    Ok(trying!(shared, by_id(shared, lane, ids)))
+}
+
+async fn by_id(shared: &Shared, lane: Lane, ids: &[u64]) -> Result<Vec<OutboxRow>, Trouble> {
+    let mut read = shared.kv.snapshot().await?;
+    let wanted = ids.iter().map(|id| shared.keys.outbox(lane, *id)).collect();
+    let found: HashMap<Vec<u8>, Vec<u8>> = read.many(wanted).await?.into_iter().collect();
+    let mut rows = Vec::new();
+    for id in ids {
+        let key = shared.keys.outbox(lane, *id);
+        if let Some(value) = found.get(&key) {
+            rows.push(Outbox::decode(&key, value)?.named(*id, lane));
+        }
+    }
+    in_log(shared, rows).await
+}
+
 /// Conversations that rows name, by lane.
 pub(super) fn named(rows: &[OutboxRow]) -> BTreeMap<Lane, BTreeSet<ConvKey>> {
     let mut convs: BTreeMap<Lane, BTreeSet<ConvKey>> = BTreeMap::new();
