@@ -11,6 +11,8 @@ from run import Run
 GATEWAY, ROUTER = "gateway-1", "router-1"
 # A supervisor needs about so long to start again what has died.
 DOWN_S = 2.0
+# Twice as long as a lease.
+AWAY_S = 20.0
 # Keys of a lane in which heads and dedupe rows sort before, messages and the outbox behind: with a region that begins
 # there, every commit goes over two regions. 16 lanes, as ops/cluster makes them.
 LANES = 16
@@ -50,6 +52,14 @@ def redis_restarted(run: Run) -> None:
     """kill -9, and started again with what it had."""
     run.stack.redis.process.kill()
     run.pause(DOWN_S)
+    run.stack.redis.start()
+    run.stack.redis.await_ready()
+
+
+def redis_away(run: Run) -> None:
+    """kill -9, and started again with what it had when all leases have run out."""
+    run.stack.redis.process.kill()
+    run.pause(AWAY_S)
     run.stack.redis.start()
     run.stack.redis.await_ready()
 

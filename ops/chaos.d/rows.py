@@ -16,6 +16,7 @@ from faults import (
     paused,
     pd_down_router_killed,
     pd_restarted,
+    redis_away,
     redis_emptied,
     redis_emptied_gateway_paused,
     redis_forgetful,
@@ -33,6 +34,7 @@ LAPSED = Rose(("corelane_router_leases_lapsed_total",))
 NEW_BOOT = Rose(("corelane_gateway_lease_new_boots_total",))
 RESYNC = Rose(("corelane_gateway_deliver_resyncs_total",))
 CLAIMED = Rose(("corelane_gateway_session_claims_total",))
+READ_BACK = Rose(("corelane_router_read_back_total",))
 LINK_LOST = Rose(("corelane_gateway_link_lost_total",))
 SENT_AGAIN = Rose(("corelane_gateway_forward_retry_total", "corelane_router_repeated_total"))
 PUBLISHED_AGAIN = Rose(("corelane_router_kafka_unpublished_total", "corelane_router_bus_republished_total"))
@@ -101,6 +103,15 @@ ROWS = (
         4,
         (Stalled(1.5),),
         ("redis",),
+    ),
+    Row(
+        "redis-away",
+        "kill -9 Redis, started again with its data after 20 s, past all leases",
+        redis_away,
+        22,
+        (Stalled(18), READ_BACK),
+        ("redis",),
+        spares=("corelane_gateway_deliver_resyncs_total", "corelane_gateway_lease_new_boots_total"),
     ),
     Row(
         "redis-emptied",

@@ -53,6 +53,8 @@ class Row:
     starts_quiet: bool = False
     # Settings of the cluster, as "gateway SECTION.KEY=VALUE".
     settings: tuple[str, ...] = ()
+    # Counters that must not rise: what the fault may not cost.
+    spares: tuple[str, ...] = ()
 
 
 class Run:
@@ -106,7 +108,7 @@ class Run:
             self.main.process.kill()
             self.quiet.process.kill()
         self.sum_up()
-        return judge(self.row.hits, self.evidence)
+        return judge(self.row.hits, self.evidence, self.row.spares)
 
     def load_and_fault(self) -> None:
         """The timeline at the top of this file."""

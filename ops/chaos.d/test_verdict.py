@@ -50,6 +50,10 @@ class Verdicts(unittest.TestCase):
     def test_a_member_that_ended_by_itself_fails(self):
         self.assertEqual(judge(HITS, good(trouble=["router-2 ended by itself"])), (FAIL, "router-2 ended by itself"))
 
+    def test_what_a_fault_may_not_cost_fails(self):
+        self.assertEqual(judge(HITS, good(), ("still_total", "unheard_total")), (PASS, ""))
+        self.assertEqual(judge(HITS, good(), ("retry_total",)), (FAIL, "retry_total rose by 4"))
+
     def test_thirty_seconds_are_the_limit(self):
         self.assertEqual(self.verdict(good(complete_s=30.0)), PASS)
         self.assertEqual(self.verdict(good(complete_s=30.1)), FAIL)

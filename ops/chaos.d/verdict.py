@@ -139,9 +139,10 @@ class Noted:
 Hit = Rose | Counted | Stalled | Noted
 
 
-def judge(hits: tuple[Hit, ...], evidence: Evidence) -> tuple[str, str]:
+def judge(hits: tuple[Hit, ...], evidence: Evidence, spares: tuple[str, ...] = ()) -> tuple[str, str]:
     """The verdict, and why it is not a pass."""
     broken = list(evidence.trouble)
+    broken += [f"{name} rose by {rise:g}" for name in spares if (rise := evidence.rises.get(name, 0)) > 0]
     broken += [f"{name}: {what}" for name, load in evidence.loads.items() if (what := load.broken())]
     if evidence.complete_s is not None and evidence.complete_s > COMPLETE_S:
         broken.append(f"complete {evidence.complete_s:.1f} s after the fault's end, at most {COMPLETE_S:g} s")

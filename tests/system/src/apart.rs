@@ -9,6 +9,7 @@ use corelane_router::bus::Bus as _;
 use corelane_router::bus::kafka::{KafkaBus, KafkaConfig};
 use tokio::runtime::Runtime;
 
+use crate::way::Way;
 use crate::{Gateway, Ports, READY, Running, binary, wait_for};
 
 /// Where everything is.
@@ -36,6 +37,19 @@ impl Apart {
             ports: Ports::find(),
             data: data.to_owned(),
         }
+    }
+
+    /// As [`Self::find`], with a way to Redis that can be cut.
+    ///
+    /// # Panics
+    ///
+    /// If the services were not started; says how.
+    pub fn find_behind_a_way(data: &Path) -> (Self, Way) {
+        let mut apart = Self::find(data);
+        let server = apart.redis.trim_start_matches("redis://").to_owned();
+        let way = Way::to(server);
+        apart.redis = format!("redis://{}", way.address);
+        (apart, way)
     }
 
     /// Starts the router, and waits until it is ready.

@@ -511,3 +511,4 @@ pub mod router;
 pub mod strace;
 pub mod talk;
 pub mod two;
+pub mod way;
