@@ -52,6 +52,7 @@ pub(crate) fn shared(dir: &Path) -> (Arc<Shared>, mpsc::Receiver<Event>) {
         cluster: Cluster::new(BootId(BOOT)),
         gone: Mutex::default(),
         given_up: GivenUp::default(),
+        dead: Mutex::default(),
         metrics: Metrics::default(),
         driver,
         adopting: Arc::new(Semaphore::new(ADOPTED_MAX)),
