@@ -24,7 +24,6 @@ mod lease;
 mod link;
 mod membership;
 mod metrics;
-mod place;
 pub mod registry;
 mod requests;
 mod sessions;

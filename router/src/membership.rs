@@ -3,18 +3,18 @@
 //! Owns one task. It joins before the link port is announced, renews the lease three times in its time, looks at the
 //! list every [`LOOK_PACE`] (more often while something is waited for, and when somebody asks), and leaves at an orderly
 //! stop: lanes first, then the list, then the gateways are told where the others are. What follows from a list is
-//! decided in `place.rs`. The core is told before the gateways: no lane is still admitted here when a gateway hears that
-//! another router has it.
+//! decided in `router/core/src/place.rs`. The core is told before the gateways: no lane is still admitted here when a
+//! gateway hears that another router has it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use corelane_protocol::limits::{LEASE, RENEWALS_PER_LEASE, ROUTERS_MAX};
 use corelane_router_core::event::{Input, LaneList, LaneRole};
+use corelane_router_core::place::Place;
 use thiserror::Error;
 
 use crate::adopt;
-use crate::place::Place;
 use crate::registry::{Registry as _, RegistryError, RouterEntry, RouterJoin, RouterSet};
 use crate::shared::Shared;
 use crate::store::MessageStore as _;
@@ -236,7 +236,8 @@ impl Member {
         list: RouterSet,
     ) -> Self {
         let registry = &shared.registry;
-        let mut place = Place::new(entry.boot, shared.store.info().lanes, registry.is_shared());
+        let lease = registry.is_shared().then_some(LEASE);
+        let mut place = Place::new(entry.boot, shared.store.info().lanes, lease);
         place.joined(version, asked_at, registry.incarnation());
         place.looked(asked_at, list, registry.incarnation());
         shared.cluster.set_list(Arc::clone(place.list()));

@@ -1,7 +1,8 @@
 //! What a router does with a message, without any I/O: admit, persist, locate, publish, and the outbox.
 //!
 //! The drive contract is [`RouterCore::handle`]: one input in, effects appended to a buffer of the caller. Time comes
-//! with each input. `decide` holds the rules that every store applies inside its transaction.
+//! with each input. `decide` holds the rules that every store applies inside its transaction, `place` what follows for one
+//! router from the list of all.
 #![forbid(unsafe_code)]
 
 mod admit;
@@ -14,6 +15,7 @@ mod lanes;
 mod notice;
 mod outbox;
 mod persist;
+pub mod place;
 mod planted;
 mod publish;
 

@@ -12,14 +12,14 @@ pub mod memory;
 mod policy;
 pub mod redis;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::future::Future;
 
-use corelane_protocol::hash::router_of;
-use corelane_protocol::id::{AppId, AppUser, BootId, ConnId, Lane, NodeId, UserId};
+use corelane_protocol::id::{AppId, AppUser, BootId, ConnId, NodeId, UserId};
 use corelane_protocol::terminal::Terminal;
 use thiserror::Error;
 
+pub use corelane_router_core::place::{RouterEntry, RouterSet};
 pub use policy::{SESSIONS_PER_USER_MAX, conflicts};
 
 /// The registry cannot be asked. Nothing is known about anybody: keep what waits and ask again.
@@ -85,45 +85,6 @@ pub enum ClaimOutcome {
         /// Close code: 4501 replaced, 4505 too many sessions, 4003 the boot is dead (take a new one).
         code: u16,
     },
-}
-
-/// A router process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RouterEntry {
-    /// As its operator named it. No two routers of a list have the same name.
-    pub node: NodeId,
-    /// This start of it.
-    pub boot: BootId,
-    /// Where gateways reach its link server, as host:port. Empty: where they found it. No control characters.
-    pub address: String,
-    /// Where other routers reach its HTTP API, as host:port. No control characters.
-    pub http: String,
-    /// The cluster that its store belongs to; 0: it does not say.
-    pub cluster: u64,
-}
-
-/// The routers there are, as of a version.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RouterSet {
-    /// Another, higher one whenever a router comes or goes.
-    pub version: u64,
-    /// Sorted by their nodes.
-    pub routers: Vec<RouterEntry>,
-    /// Up to which version each router (by boot) has published all it had in lanes that it lost; 0 until it said so.
-    pub drained: BTreeMap<BootId, u64>,
-}
-
-impl RouterSet {
-    /// The router that serves a lane.
-    pub fn owner(&self, lane: Lane) -> Option<&RouterEntry> {
-        let nodes = self.routers.iter().map(|router| router.node.as_str());
-        router_of(lane, nodes).and_then(|index| self.routers.get(index))
-    }
-
-    /// Whether a router is in the list.
-    pub fn has(&self, boot: BootId) -> bool {
-        self.routers.iter().any(|router| router.boot == boot)
-    }
 }
 
 /// What became of a router that wants to be in the list.

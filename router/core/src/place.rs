@@ -1,42 +1,80 @@
 //! A router's place in the list of routers: which lanes follow from it, and how long it may be believed.
 //!
-//! Pure; `membership.rs` asks the registry and tells the rest of the router. By the way lanes are placed
-//! (`protocol/src/hash.rs`) a router that stays in the list gains a lane only from one that is not in it any more, which
-//! left when it had drained, or is dead by its lease: such a lane is free at once. One that joins takes lanes from those
-//! that stay, so it holds all of its lanes until every other router has drained the list that it joined by.
+//! `router/src/membership.rs` asks the registry and tells the rest of the router. Owns the list as it was looked at last,
+//! as long as the registry gives it. By the way lanes are placed (`protocol/src/hash.rs`) a router that stays in the list
+//! gains a lane only from one that is not in it any more, which left when it had drained, or is dead by its lease: such a
+//! lane is free at once. One that joins takes lanes from those that stay, so it holds all of its lanes until every other
+//! router has drained the list that it joined by.
 //!
 //! **Not in the list.** Its lease ran out, and others went on without it: it serves nothing before it has joined again.
 //! **Not in a list that was forgotten.** The registry came back without it: then nobody has any lane that he had not, and
-//! all go on while they join again, for [`SETTLE`] at most. **No answer.** While the registry is away nobody can take
-//! anything over, and the list stands; but a router that was paused for a lease does not know that before it has looked.
+//! all go on while they join again, for three tenths of a lease at most. **No answer.** While the registry is away nobody
+//! can take anything over, and the list stands; but a router that was paused for a lease does not know that before it has
+//! looked.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use corelane_protocol::id::{BootId, Lane};
-use corelane_protocol::limits::LEASE;
-use corelane_router_core::event::{LaneList, LaneRole};
+use corelane_protocol::hash::router_of;
+use corelane_protocol::id::{BootId, Lane, NodeId};
 
-use crate::registry::RouterSet;
+use crate::event::{LaneList, LaneRole};
 
-/// Where the registry forgot the routers all are in the list again within a few looks of theirs.
-const SETTLE: Duration = Duration::from_secs(3);
+/// A router process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouterEntry {
+    /// As its operator named it. No two routers of a list have the same name.
+    pub node: NodeId,
+    /// This start of it.
+    pub boot: BootId,
+    /// Where gateways reach its link server, as host:port. Empty: where they found it. No control characters.
+    pub address: String,
+    /// Where other routers reach its HTTP API, as host:port. No control characters.
+    pub http: String,
+    /// The cluster that its store belongs to; 0: it does not say.
+    pub cluster: u64,
+}
+
+/// The routers there are, as of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RouterSet {
+    /// Another, higher one whenever a router comes or goes.
+    pub version: u64,
+    /// Sorted by their nodes.
+    pub routers: Vec<RouterEntry>,
+    /// Up to which version each router (by boot) has published all it had in lanes that it lost; 0 until it said so.
+    pub drained: BTreeMap<BootId, u64>,
+}
+
+impl RouterSet {
+    /// The router that serves a lane.
+    pub fn owner(&self, lane: Lane) -> Option<&RouterEntry> {
+        let nodes = self.routers.iter().map(|router| router.node.as_str());
+        router_of(lane, nodes).and_then(|index| self.routers.get(index))
+    }
+
+    /// Whether a router is in the list.
+    pub fn has(&self, boot: BootId) -> bool {
+        self.routers.iter().any(|router| router.boot == boot)
+    }
+}
 
 /// What a look at the list found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Look {
+pub struct Look {
     /// The list is a newer one than before, to be told to gateways.
-    pub(crate) is_newer: bool,
+    pub is_newer: bool,
     /// This router must join, and look again.
-    pub(crate) must_join: bool,
+    pub must_join: bool,
 }
 
 /// The place of one router.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub struct Place {
     own: BootId,
-    /// Whether others can be in the list at all.
-    is_shared: bool,
+    /// How long a router is believed to live; `None` where nobody else can be in the list.
+    lease: Option<Duration>,
     list: Arc<RouterSet>,
     /// Which lanes the list gives to this router.
     owned: Vec<bool>,
@@ -55,11 +93,12 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Of a router that has not joined.
-    pub(crate) fn new(own: BootId, lanes: u16, is_shared: bool) -> Self {
+    /// Of a router that has not joined. `lease` is that of routers in the registry; `None` for a registry that nobody
+    /// shares.
+    pub fn new(own: BootId, lanes: u16, lease: Option<Duration>) -> Self {
         Self {
             own,
-            is_shared,
+            lease,
             list: Arc::default(),
             owned: vec![false; usize::from(lanes)],
             joined_at: 0,
@@ -73,25 +112,27 @@ impl Place {
     }
 
     /// The list that it goes by.
-    pub(crate) const fn list(&self) -> &Arc<RouterSet> {
+    pub const fn list(&self) -> &Arc<RouterSet> {
         &self.list
     }
 
-    pub(crate) const fn is_listed(&self) -> bool {
+    /// Whether this router is in the list, as far as it knows.
+    pub const fn is_listed(&self) -> bool {
         self.is_listed
     }
 
-    pub(crate) fn has_others(&self) -> bool {
+    /// Whether there are other routers.
+    pub fn has_others(&self) -> bool {
         self.list.routers.iter().any(|router| router.boot != self.own)
     }
 
     /// Whether the list is to be looked at often, because something is waited for.
-    pub(crate) const fn waits(&self) -> bool {
+    pub const fn waits(&self) -> bool {
         self.settles_until.is_some() || (self.is_listed && !self.is_free)
     }
 
     /// It is in the list, since this version or an earlier one, as it asked at `asked_at`.
-    pub(crate) fn joined(&mut self, version: u64, asked_at: Duration, incarnation: u64) {
+    pub fn joined(&mut self, version: u64, asked_at: Duration, incarnation: u64) {
         if !self.is_free {
             self.joined_at = version;
         }
@@ -101,17 +142,13 @@ impl Place {
     }
 
     /// Its lease was renewed, as it asked at `asked_at`.
-    pub(crate) fn renewed(&mut self, asked_at: Duration) {
-        self.believed_until = if self.is_shared {
-            asked_at + LEASE
-        } else {
-            Duration::MAX
-        };
+    pub fn renewed(&mut self, asked_at: Duration) {
+        self.believed_until = self.lease.map_or(Duration::MAX, |lease| asked_at + lease);
         self.doubted_at = None;
     }
 
     /// The list was read, from a registry of this incarnation.
-    pub(crate) fn looked(&mut self, now: Duration, list: RouterSet, incarnation: u64) -> Look {
+    pub fn looked(&mut self, now: Duration, list: RouterSet, incarnation: u64) -> Look {
         let is_forgotten = incarnation != self.incarnation;
         let is_there = self.is_listed && list.has(self.own);
         if is_there {
@@ -119,7 +156,7 @@ impl Place {
             self.incarnation = incarnation;
         }
         if !is_there && self.is_listed && is_forgotten {
-            self.settles_until = Some(now + SETTLE);
+            self.settles_until = Some(now + self.settle());
             return Look {
                 is_newer: false,
                 must_join: true,
@@ -151,19 +188,20 @@ impl Place {
     }
 
     /// The registry did not answer.
-    pub(crate) fn not_answered(&mut self, now: Duration) {
+    pub fn not_answered(&mut self, now: Duration) {
+        let Some(lease) = self.lease else { return };
         if now > self.believed_until {
             let doubted_at = *self.doubted_at.get_or_insert(now);
-            if now.saturating_sub(doubted_at) < LEASE {
+            if now.saturating_sub(doubted_at) < lease {
                 return;
             }
         }
         self.doubted_at = None;
-        self.believed_until = self.believed_until.max(now + LEASE);
+        self.believed_until = self.believed_until.max(now + lease);
     }
 
     /// What the core is to do with each lane.
-    pub(crate) fn lane_list(&self) -> LaneList {
+    pub fn lane_list(&self) -> LaneList {
         let role = |is_owned: &bool| match (*is_owned && self.is_listed, self.is_free) {
             (false, _) => LaneRole::Foreign,
             (true, false) => LaneRole::Held,
@@ -175,6 +213,11 @@ impl Place {
             until: self.believed_until,
             lapsed: !self.is_listed,
         }
+    }
+
+    /// Where the registry forgot the routers all are in the list again within a few looks of theirs.
+    fn settle(&self) -> Duration {
+        self.lease.map_or(Duration::ZERO, |lease| lease * 3 / 10)
     }
 
     /// Goes by a list, unless it is older than the one that is known: then the registry forgot its end, and whoever is
@@ -207,10 +250,9 @@ impl Place {
 
 #[cfg(test)]
 mod tests {
-    use corelane_protocol::id::NodeId;
+    use corelane_protocol::limits::LEASE;
 
     use super::*;
-    use crate::registry::RouterEntry;
 
     const LANES: u16 = 64;
     const OWN: u64 = 1;
@@ -227,6 +269,7 @@ mod tests {
             boot: BootId(*boot),
             address: String::new(),
             http: String::new(),
+            cluster: 0,
             cluster: 5,
         };
         let drained = routers.iter().map(|(boot, drained)| (BootId(*boot), *drained));
@@ -238,7 +281,7 @@ mod tests {
     }
 
     fn joined(version: u64, routers: &[(u64, u64)]) -> Place {
-        let mut place = Place::new(BootId(OWN), LANES, true);
+        let mut place = Place::new(BootId(OWN), LANES, Some(LEASE));
         place.joined(version, at(1), INCARNATION);
         let look = place.looked(at(1), list(version, routers), INCARNATION);
         assert!(look.is_newer && !look.must_join);
@@ -369,7 +412,7 @@ mod tests {
 
     #[test]
     fn a_registry_that_nobody_shares_is_believed_for_ever() {
-        let mut place = Place::new(BootId(OWN), LANES, false);
+        let mut place = Place::new(BootId(OWN), LANES, None);
         place.joined(1, at(1), INCARNATION);
         place.looked(at(1), list(1, &[(OWN, 0)]), INCARNATION);
         assert_eq!(place.lane_list(), LaneList::alone(1, LANES));
