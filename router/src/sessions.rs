@@ -23,6 +23,7 @@ use corelane_protocol::frame;
 use corelane_protocol::id::{AppId, AppUser, BootId, ConnId, NodeId};
 use corelane_protocol::link::body::{Claimed, Kick};
 use corelane_protocol::link::record::RecordKind;
+use corelane_protocol::ws::CloseCode;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -156,7 +157,14 @@ impl Task {
                 self.note_claimed(conn, owner_seq);
                 (0, kicks)
             }
-            Ok(ClaimOutcome::Refused { code }) => (code, Vec::new()),
+            Ok(ClaimOutcome::Refused { code }) => {
+                if code == CloseCode::PositionLost as u16 {
+                    // The registry does not know the boot, or not yet again: what this link claimed says nothing about
+                    // routes that another router makes once it does.
+                    self.claimed = None;
+                }
+                (code, Vec::new())
+            }
             Err(error) => {
                 tracing::warn!(%error, "a claim was refused");
                 // Who is live stays so, and claims again.
