@@ -2,8 +2,8 @@
 //!
 //! Whoever meets the head of another writer, or one of his own whose commit he never saw whole, cannot know whether that
 //! commit is all there. So he reads the conversation from the first place of that commit to its end, makes a void record of
-//! every hole (places stay dense; a void is acknowledged to nobody), puts back dedupe rows that are missing and not
-//! forgotten, makes and unmakes changes of members as the log says, sees that all members have their recent rows
+//! every place from the first hole on (places stay dense; a void is acknowledged to nobody), puts back dedupe rows that are
+//! missing and not forgotten, makes and unmakes changes of members as the log says, sees that all members have their recent rows
 //! ([`super::stays`]), and writes the head in his own name. All that he read may never have been published: unless the
 //! outbox row of that commit is still there and names it, he writes one.
 
@@ -64,13 +64,35 @@ pub(super) struct Examined {
     pub(super) last: u64,
     /// What is there; also the message before the first place.
     pub(super) messages: Messages,
-    /// Places where nothing is.
+    /// Places where nothing is, or nothing is to stay: from the first hole on.
     pub(super) holes: BTreeSet<u64>,
+    /// Those of them where something is.
+    overwritten: BTreeSet<u64>,
     /// Whether there is more than its head knew.
     pub(super) grew: bool,
 }
 
 impl Examined {
+    /// What is at `from` and behind it, and the message before, where the head knows places up to `head_seq`.
+    ///
+    /// Behind a hole nothing stays: what is lost is sent again, and would come behind what its sender said after it; and
+    /// the counts behind a hole are too high. All of it is of commits that nobody saw whole, so it was acknowledged to
+    /// nobody, and is sent again, too.
+    pub(super) fn new(from: u64, head_seq: u64, mut messages: Messages) -> Self {
+        let above = messages.keys().next_back().copied().unwrap_or(0);
+        let last = above.max(head_seq);
+        let first_hole = (from..=last).find(|seq| !messages.contains_key(seq));
+        let behind = first_hole.map_or_else(Messages::new, |hole| messages.split_off(&hole));
+        Self {
+            from,
+            last,
+            grew: last > head_seq || first_hole.is_some(),
+            messages,
+            holes: first_hole.into_iter().flat_map(|hole| hole..=last).collect(),
+            overwritten: behind.into_keys().collect(),
+        }
+    }
+
     /// Messages that are there and can be read.
     pub(super) fn readable(&self) -> impl Iterator<Item = (u64, &MessageRow)> {
         let messages = self.messages.range(self.from..);
@@ -203,7 +225,7 @@ impl<'k> Repair<'k> {
         let mut n = seen.n_before(head);
         for seq in seen.from..=seen.last {
             if seen.holes.contains(&seq) {
-                self.void(conv, seq, n);
+                self.void(conv, seq, n, seen.overwritten.contains(&seq));
             } else {
                 n = seen.n_at(seq).unwrap_or(n).max(n);
             }
@@ -219,7 +241,7 @@ impl<'k> Repair<'k> {
         n
     }
 
-    fn void(&mut self, conv: &ConvKey, seq: u64, n: u64) {
+    fn void(&mut self, conv: &ConvKey, seq: u64, n: u64, is_there: bool) {
         let message = Message {
             conv: conv.1.as_bytes().to_vec(),
             seq,
@@ -247,7 +269,12 @@ impl<'k> Repair<'k> {
         };
         let key = self.keys.message(conv, seq);
         let value = row.encode(&key);
-        self.changes.insert(key, Change::Insert(value));
+        let change = if is_there {
+            Change::Put(value)
+        } else {
+            Change::Insert(value)
+        };
+        self.changes.insert(key, change);
     }
 
     async fn dedupe<R: Rows>(&mut self, rows: &mut R, conv: &ConvKey, seen: &Examined) -> Result<(), Fault> {
@@ -325,14 +352,48 @@ async fn examined<R: Rows>(
             break;
         }
     }
-    let above = messages.keys().next_back().copied().unwrap_or(0);
-    let last = above.max(head.head.seq);
-    let holes: BTreeSet<u64> = (from..=last).filter(|seq| !messages.contains_key(seq)).collect();
-    Ok(Examined {
-        from,
-        last,
-        grew: last > head.head.seq || !holes.is_empty(),
-        messages,
-        holes,
-    })
+    Ok(Examined::new(from, head.head.seq, messages))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(n: u64) -> MessageRow {
+        MessageRow {
+            n,
+            hash: 0,
+            time_ms: 0,
+            flags: 0,
+            client_id: [0; 16],
+            sender: "alice".to_owned(),
+            moves: None,
+            frame: Vec::new(),
+        }
+    }
+
+    fn examined(from: u64, head_seq: u64, there: &[u64]) -> Examined {
+        let messages = there.iter().map(|seq| (*seq, Ok(message(*seq))));
+        Examined::new(from, head_seq, messages.collect())
+    }
+
+    fn stays(seen: &Examined) -> Vec<u64> {
+        seen.readable().map(|(seq, _)| seq).collect()
+    }
+
+    #[test]
+    fn behind_a_hole_nothing_stays() {
+        let seen = examined(3, 6, &[2, 3, 5, 6, 7]);
+        assert_eq!(stays(&seen), [3]);
+        assert_eq!((seen.last, seen.grew), (7, true));
+        assert!((4..=7).all(|seq| seen.is_void(seq)));
+        assert_eq!(Vec::from_iter(seen.overwritten), [5, 6, 7]);
+    }
+
+    #[test]
+    fn what_stands_above_the_head_without_a_hole_stays() {
+        let seen = examined(3, 3, &[2, 3, 4]);
+        assert_eq!(stays(&seen), [3, 4]);
+        assert!(seen.grew && seen.holes.is_empty() && seen.overwritten.is_empty());
+    }
 }

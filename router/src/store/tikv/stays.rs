@@ -246,15 +246,7 @@ mod tests {
             };
             (seq, Ok(message))
         });
-        let messages: BTreeMap<_, _> = messages.collect();
-        let holes = (5..=last).filter(|seq| !messages.contains_key(seq));
-        Examined {
-            from: 5,
-            last,
-            holes: holes.collect(),
-            messages,
-            grew: true,
-        }
+        Examined::new(5, last, messages.collect())
     }
 
     fn stays_of(rows: &[(&str, MemberRow)]) -> Stays {
