@@ -301,10 +301,14 @@ impl<'k> Repair<'k> {
         let is_forgotten =
             |id: ClientMsgId| until.is_some_and(|ForgottenRow(until_ms)| id.time_ms() <= until_ms);
         for (key, (id, row)) in wanted {
-            if !found.contains_key(&key) && !is_forgotten(id) {
-                let value = row.encode(&key);
-                self.changes.insert(key, Change::Insert(value));
-            }
+            let known = found.get(&key).map(|value| DedupeRow::decode(&key, value));
+            let value = row.encode(&key);
+            match known {
+                None if !is_forgotten(id) => self.changes.insert(key, Change::Insert(value)),
+                // Of an earlier try, whose place was made void: the message would be stored once more.
+                Some(Ok(known)) if known.seq != row.seq => self.changes.insert(key, Change::Put(value)),
+                _ => None,
+            };
         }
         Ok(())
     }
