@@ -1,9 +1,9 @@
 //! Outbox rows that are read from the store: what dead routers left, what the store found out later than it answered, and
 //! what the core let go of while receivers could not be looked up.
 //!
-//! Owns the room for rows that others left, were read and are not published: [`ADOPTED_MAX`]; the next one is read when there is some.
-//! What is read goes to the driver, which waits for its turn like everything else. Publishing such a row once more than
-//! needed is allowed; a row that the core still holds is left alone.
+//! Owns the room for rows that others left, were read and are not published: [`ADOPTED_MAX`]; the next one is read when
+//! there is some. What is read goes to the driver, which waits for its turn like everything else. Publishing such a row
+//! once more than needed is allowed; a row that the core still holds is left alone.
 //!
 //! What dead routers left is shared out as their lanes are: each row is for the router that serves its lane by the list
 //! at the moment when rows are looked for. Where the list changes meanwhile, a row may be passed over by the one and by
