@@ -49,7 +49,7 @@ pub mod feature {
     /// Deliveries take a bus that stands apart from the routers: a gateway makes its topic before it links and reads it
     /// itself. Without it they are fetched over the link. Both ends must agree.
     pub const BUS_APART: u64 = 1;
-    /// A router that compares routes with the registry: it takes [`super::record::RecordKind::Owned`].
+    /// A router that compares routes with the registry: it takes [`crate::link::record::RecordKind::Owned`].
     pub const OWNED: u64 = 1 << 1;
 }
 
