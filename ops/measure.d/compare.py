@@ -1,6 +1,7 @@
 """Two builds side by side on the embedded default, by turns: `compare`."""
 
 import statistics
+import sys
 import time
 
 from judge import Verdict, clean, growth, slope, turns
@@ -13,12 +14,14 @@ MEMORY_GROWTH_MAX = 0.02
 def cpu_per_message(args, verdict: Verdict, bin_dir: str, name: str) -> float:
     """CPU of the one process per acknowledged message, in us."""
     target = Target(bin_dir, False, loadgen_dir=args.new)
-    code, report = report_of(
-        *target.loadgen(name, "direct", "-c", "200", "-r", args.rate, "-s", "512B", "-d", f"{args.seconds}s", "-w", "5s")
-    )
+    flags = ["-c", "200", "-r", args.rate, "-s", "512B", "-d", f"{args.seconds}s", "-w", "5s"]
+    process, path = target.loadgen(name, "direct", *flags)
+    code, report = report_of(process, path)
     target.stop()
     verdict.check(*clean(report, code))
     cpu = report["target_cpu_us_per_message"]
+    if cpu is None:
+        sys.exit(f"{name} has no CPU per message: its process ended, or nothing was acknowledged; see {path}")
     print(f"{name}: {cpu:.1f} us of CPU per message", flush=True)
     return cpu
 

@@ -2,6 +2,9 @@
 
 Each incarnation is a process of its own that joins the cluster, has a user log in, delivers a message to him, so that its
 topic is published to, and is then ended by SIGTERM or SIGKILL, by turns.
+
+Metadata requests are held to their bound twice: while gateways come, and after that, while the janitors delete the topics,
+where who goes on asking for what is gone shows.
 """
 
 import shutil
@@ -17,7 +20,7 @@ import kafka
 from cluster import ROUTERS
 from process import Process, wait_until
 
-from judge import Verdict, topic_age_max, topics_allowed
+from judge import Verdict, topics_allowed, topics_gone_in
 from real import real_cluster, rss_anon, values
 from target import OUT
 from terminal import Backend, Terminal, mint
@@ -25,6 +28,10 @@ from terminal import Backend, Terminal, mint
 GROWTH_MAX = 32 * 2**20
 METADATA_PER_S_MAX = 1.0
 METADATA = "corelane_router_kafka_metadata_requests_total"
+# Clients say every 10 s how much they asked (`STATISTICS` of `router/src/bus/kafka/config.rs`).
+METADATA_LAG_S = 12.0
+# Time over which metadata requests are counted, at least: each janitor sweeps once in it.
+QUIET_S = 80.0
 LIVE = 2
 READY_S = 30.0
 # Numbers of gateways beside the two of the cluster: ports +3 to +9 and +13 to +19 are free.
@@ -182,30 +189,55 @@ def measure_incarnations(args, verdict: Verdict) -> None:
         maker = Incarnations(cluster, args.per_minute)
         maker.make(args.warm_up, args.workers)
         memory = {name: rss_anon(cluster, name) for name in ROUTERS}
-        asked, began = values(cluster, ROUTERS, METADATA), time.monotonic()
+        began, asked = time.monotonic(), [values(cluster, ROUTERS, METADATA)]
         maker.make(args.count, args.workers)
-        # Clients say how much they asked only now and then.
-        time.sleep(12)
-        seconds = time.monotonic() - began
-        asked = {name: count - asked[name] for name, count in values(cluster, ROUTERS, METADATA).items()}
-        grown = {name: rss_anon(cluster, name) - memory[name] for name in ROUTERS}
+        print(f"made within {time.monotonic() - began:.0f} s; waits until their topics are gone", flush=True)
+        time.sleep(METADATA_LAG_S)
         now = time.monotonic()
+        asked.append(values(cluster, ROUTERS, METADATA))
+        grown = {name: rss_anon(cluster, name) - memory[name] for name in ROUTERS}
         topics = topics_of(cluster, port) - earlier
         allowed = topics_allowed(LIVE, maker.ended_at, now, args.keep)
         verdict.check(not maker.problems, f"{len(maker.ended_at)} incarnations came and went; {maker.problems or 'all well'}")
         verdict.check(len(topics) <= allowed, f"{len(topics)} topics, at most {allowed}: the living and the lately dead")
-        for name in ROUTERS:
-            text = f"{name} grew by {grown[name] / 2**20:.1f} MiB of user memory, at most {GROWTH_MAX / 2**20:.0f} MiB"
-            verdict.check(grown[name] <= GROWTH_MAX, text)
-            rate = asked[name] / seconds
-            text = f"{name} sent {rate:.2f} metadata requests per second, at most {METADATA_PER_S_MAX:.0f}"
-            verdict.check(rate <= METADATA_PER_S_MAX, text)
-        live = live_topics(cluster)
-        until = (maker.ended_at[-1] if maker.ended_at else now) + topic_age_max(args.keep)
-        while (left := topics_of(cluster, port) - earlier) != live and time.monotonic() < until:
-            time.sleep(5)
-        text = f"{len(left)} topics in the end, and they are those of the {LIVE} that live"
+        left, live = await_topics_gone(cluster, port, earlier, now, topics_gone_in(len(topics), args.keep))
+        later = time.monotonic()
+        asked.append(values(cluster, ROUTERS, METADATA))
+        judge_routers(args, verdict, grown, asked, (now - began, later - now))
+        text = f"{len(left)} topics {later - now:.0f} s later, and they are those of the {LIVE} that live"
         verdict.check(left == live, text)
-        verdict.note("grown_bytes", grown)
-        verdict.note("metadata_requests", {"seconds": seconds, **asked})
         verdict.note("topics", {"after": len(topics), "allowed": allowed, "in_the_end": sorted(left)})
+
+
+def await_topics_gone(cluster, port: int, earlier: set[str], now: float, patience_s: float) -> tuple[set[str], set[str]]:
+    """The topics that are left once all others are gone, or patience is; and those of the living. Takes QUIET_S at least."""
+    live = live_topics(cluster)
+    while True:
+        left, waited = topics_of(cluster, port) - earlier, time.monotonic() - now
+        if waited >= patience_s or (left == live and waited >= QUIET_S):
+            return left, live
+        time.sleep(5)
+
+
+def judge_routers(args, verdict: Verdict, grown: dict, asked: list[dict], spans: tuple[float, float]) -> None:
+    """Holds memory and metadata requests of the routers to their bounds: counted before the gateways came, after, and later."""
+    (while_s, after_s), figures = spans, {}
+    for name in ROUTERS:
+        text = f"{name} grew by {grown[name] / 2**20:.1f} MiB of user memory, at most {GROWTH_MAX / 2**20:.0f} MiB"
+        verdict.check(grown[name] <= GROWTH_MAX, text)
+        before, after, later = (each[name] for each in asked)
+        came, quiet = after - before, later - after
+        figures[name] = {"while_they_came": came, "seconds": while_s, "after": quiet, "seconds_after": after_s}
+        rate = came / while_s
+        verdict.check(
+            0 < rate <= METADATA_PER_S_MAX,
+            f"{name} sent {rate:.2f} metadata requests per second while gateways came and went, at most "
+            f"{METADATA_PER_S_MAX:.0f}; {came / args.count:.1f} for each",
+        )
+        rate = quiet / after_s
+        verdict.check(
+            rate <= METADATA_PER_S_MAX,
+            f"{name} sent {rate:.2f} metadata requests per second afterwards, at most {METADATA_PER_S_MAX:.0f}",
+        )
+    verdict.note("grown_bytes", grown)
+    verdict.note("metadata_requests", figures)

@@ -140,6 +140,19 @@ def stage_table(report: Mapping) -> str:
     return "\n".join(lines)
 
 
+def slowest_steps(report: Mapping) -> str:
+    """Between which stages most of the time to delivery passes. Means add up; quantiles do not, and only say where to look."""
+    rows = [row for row in stage_rows(report) if row[0] != "due to ack"]
+    places = ["decode", *(name.removeprefix("decode to ") for name, *_ in rows[:-1]), "delivery"]
+    told = []
+    for column, what in ((1, "mean"), (3, "p99")):
+        ends = [0.0, *(row[column] for row in rows)]
+        steps = [(late - early, place) for place, (early, late) in enumerate(zip(ends, ends[1:], strict=False))]
+        most, place = max(steps)
+        told.append(f"{ms(most)} of the {what} of {ms(ends[-1])} pass from {places[place]} to {places[place + 1]}")
+    return f"  most: {'; '.join(told)}"
+
+
 # --- seconds ----------------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +193,16 @@ def topic_age_max(keep_s: float) -> float:
     """How long after its gateway's end a topic may still be there: the janitor counts from the first sweep that finds the
     boot dead, and deletes at the first sweep after its age."""
     return LEASE_S + SWEEP_S + keep_s + SWEEP_S + 15.0
+
+
+# Topics that a sweep deletes at most: `SWEEP_MAX` of `router/src/bus/kafka/janitor.rs`. Two routers that started together
+# delete the same ones.
+SWEEP_TOPICS = 100
+
+
+def topics_gone_in(count: int, keep_s: float) -> float:
+    """How long after the last end so many topics may take to be gone: what a sweep has no room for is left to the next."""
+    return topic_age_max(keep_s) + count // SWEEP_TOPICS * SWEEP_S
 
 
 def topics_allowed(live: int, ended_at: Iterable[float], now: float, keep_s: float) -> int:

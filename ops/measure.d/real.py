@@ -15,13 +15,14 @@ from pathlib import Path
 
 # Of ops/chaos.d.
 from cluster import GATEWAYS, ROUTERS, Cluster
-from process import identity_in
+from process import identity_in, wait_until
 
 from target import OUT, ROOT, loadgen_command, start_loadgen, usage
 
 PORTS = 7150
 SERVICES = {"redis": "CORELANE_TEST_REDIS", "kafka": "CORELANE_TEST_KAFKA", "tikv": "CORELANE_TEST_PD"}
 MEMBERS = (*ROUTERS, *GATEWAYS)
+SETTLED_S = 15.0
 
 
 def services(*words: str) -> str:
@@ -73,6 +74,7 @@ def real_cluster(args, *settings: str) -> Iterator[Cluster]:
         try:
             cluster.down()
             cluster.up([word for each in (*own, *settings) for word in ("--set", *each.split(" ", 1))])
+            await_settled(cluster)
             yield cluster
         finally:
             logs = OUT / f"{args.verb}-logs"
@@ -81,6 +83,22 @@ def real_cluster(args, *settings: str) -> Iterator[Cluster]:
             for log in cluster.log_files():
                 shutil.copy(log, logs / log.name)
             cluster.down()
+
+
+def await_settled(cluster: Cluster) -> None:
+    """Until routers know each other and gateways are linked to all. Members are ready before: a router that knows nothing of
+    the other one refuses what that one is to store, and whoever sends then measures a start."""
+
+    def is_settled() -> bool:
+        looks = {name: look.values for name, look in cluster.look_at_all().items()}
+        routers, gateways = [looks[name] for name in ROUTERS], [looks[name] for name in GATEWAYS]
+        return (
+            all(router["corelane_router_list_routers"] == len(ROUTERS) for router in routers)
+            and all(router["corelane_router_lanes_held"] == 0 for router in routers)
+            and all(gateway["corelane_gateway_links"] >= len(ROUTERS) for gateway in gateways)
+        )
+
+    wait_until("cluster whose members all know each other", SETTLED_S, is_settled)
 
 
 def pid_of(cluster: Cluster, name: str) -> int:

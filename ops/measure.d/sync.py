@@ -14,7 +14,7 @@ from cluster import ROUTERS  # of ops/chaos.d
 from across import WARM_UP_S, direct_flags
 from judge import Verdict, clean, cursor_is_behind_at, ms
 from real import loadgen, real_cluster, values
-from target import report_of
+from target import OUT, report_of
 from terminal import Backend, Terminal, mint
 
 ROWS_MAX = 50
@@ -63,14 +63,16 @@ def beside_logins(args, cluster, verdict: Verdict, turn: int) -> float:
     """The load with logins beside it; its p99."""
     seconds = BEFORE_S + WARM_UP_S + args.seconds + BEYOND_S
     count = int(args.logins * seconds)
+    began = time.time()
     logins, logins_report = loadgen(
         cluster, f"sync-{turn}-logins", "direct", cluster.urls(), "-c", str(count), "--connect-rate", f"{args.logins}/s",
         "--connect-timeout", "60s", "-r", "1/s", "-d", "1s", "-w", "0s", "-s", args.size,
     )
     time.sleep(BEFORE_S)
-    p99 = load(args, cluster, verdict, f"sync-{turn}-with")
-    went_on = logins.poll() is None
+    p99, ended = load(args, cluster, verdict, f"sync-{turn}-with")
     code, report = report_of(logins, logins_report)
+    # Not beyond the load's generator, which reads the log back.
+    went_on = began + report["connect_seconds"] >= ended
     rate = report["connected"] / max(report["connect_seconds"], 1)
     # Its one message a second measures nothing: it may be void.
     verdict.check(
@@ -81,13 +83,16 @@ def beside_logins(args, cluster, verdict: Verdict, turn: int) -> float:
     return p99
 
 
-def load(args, cluster, verdict: Verdict, name: str) -> float:
-    """The load of `cluster`; its p99."""
-    code, report = report_of(*loadgen(cluster, name, "direct", cluster.urls(), *direct_flags(args)))
+def load(args, cluster, verdict: Verdict, name: str) -> tuple[float, float]:
+    """The load of `cluster`; its p99, and when it got its last acknowledgement."""
+    ledger = OUT / f"{name}.acks"
+    ledger.unlink(missing_ok=True)
+    flags = [*direct_flags(args), "--ledger", str(ledger)]
+    code, report = report_of(*loadgen(cluster, name, "direct", cluster.urls(), *flags))
     verdict.check(*clean(report, code))
     p99 = report["latency_us"]["due_to_delivery"]["p99"]
     print(f"{name}: p99 {ms(p99)}", flush=True)
-    return p99
+    return p99, ledger.stat().st_mtime
 
 
 def compare_loads(args, cluster, verdict: Verdict) -> None:
@@ -97,7 +102,7 @@ def compare_loads(args, cluster, verdict: Verdict) -> None:
         if with_logins:
             p99 = beside_logins(args, cluster, verdict, turn)
         else:
-            p99 = load(args, cluster, verdict, f"sync-{turn}-without")
+            p99, _ = load(args, cluster, verdict, f"sync-{turn}-without")
         found[with_logins].append(p99)
     without, beside = statistics.median(found[False]), statistics.median(found[True])
     verdict.note("p99_us", {"without": found[False], "beside": found[True]})

@@ -14,7 +14,9 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-OUT = ROOT / "target" / "measure"
+# As ops/cluster and ops/services have it.
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
+OUT = TARGET / "measure"
 WS, HTTP, ADMIN = "ws://127.0.0.1:7070/ws", "http://127.0.0.1:7080", "http://127.0.0.1:7071"
 
 

@@ -7,6 +7,7 @@ import hmac
 import http.client
 import json
 import os
+import secrets
 import socket
 import struct
 import time
@@ -16,10 +17,16 @@ from pathlib import Path
 
 TIMEOUT_S = 20.0
 TEXT, CLOSE = 0x1, 0x8
+# Who is answered 503 may send again, under the same id.
+AGAIN_S, AGAIN_PACE_S = 10.0, 0.2
 
 
 class Refused(Exception):
     """The other end said no, or nothing."""
+
+
+class Unavailable(Refused):
+    """A router cannot do it now (503)."""
 
 
 def mint(key_file: Path, user: str, device: str) -> str:
@@ -34,6 +41,11 @@ def mint(key_file: Path, user: str, device: str) -> str:
     signed = ".".join(part(json.dumps(each).encode()) for each in (header, claims))
     secret = bytes.fromhex(key_file.read_text().strip())
     return f"{signed}.{part(hmac.new(secret, signed.encode(), hashlib.sha256).digest())}"
+
+
+def message_id() -> str:
+    """An id of this moment (RFC 9562, UUID version 7)."""
+    return f"{time.time_ns() // 1_000_000:012x}7{secrets.token_hex(2)[1:]}8{secrets.token_hex(8)[1:]}"
 
 
 def masked(opcode: int, payload: bytes, mask: bytes) -> bytes:
@@ -146,8 +158,17 @@ class Backend:
         self.headers = {"Authorization": f"Bearer {key_file.read_text().strip()}", "Content-Type": "application/json"}
 
     def send(self, sender: str, receiver: str, payload: str) -> None:
-        """A message of one user to another one."""
-        self.ask("POST", "/v1/messages", {"from": sender, "target": {"user": receiver}, "payload": payload})
+        """A message of one user to another one, once."""
+        message = {"from": sender, "target": {"user": receiver}, "client_msg_id": message_id(), "payload": payload}
+        until = time.monotonic() + AGAIN_S
+        while True:
+            try:
+                self.ask("POST", "/v1/messages", message)
+                return
+            except Unavailable:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(AGAIN_PACE_S)
 
     def boot_of(self, user: str) -> str:
         """The boot of the gateway at which a user has his one session."""
@@ -162,7 +183,8 @@ class Backend:
         answer = self.connection.getresponse()
         text = answer.read()
         if answer.status != 200:
-            raise Refused(f"{method} {path} was answered {answer.status} {text[:300].decode(errors='replace')}")
+            refusal = Unavailable if answer.status == 503 else Refused
+            raise refusal(f"{method} {path} was answered {answer.status} {text[:300].decode(errors='replace')}")
         return json.loads(text)
 
     def close(self) -> None:

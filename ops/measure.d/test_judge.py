@@ -66,6 +66,15 @@ class Loads(unittest.TestCase):
         self.assertEqual([row[0] for row in rows[1:]], ["due to ack", "due to delivery"])
         self.assertIn("9.0 ms", judge.stage_table(report()))
 
+    def test_the_slowest_step_is_named(self):
+        told = judge.slowest_steps(report())
+        self.assertIn("2.0 ms of the mean of 3.5 ms pass from persist to delivery", told)
+        self.assertIn("5.0 ms of the p99 of 9.0 ms pass from persist to delivery", told)
+        slow = {"persist": latency(3000.0, 8000.0, 3000.0, 40)}
+        told = judge.slowest_steps(report(targets_metrics=[process("r1", stage_latency_us=slow)]))
+        self.assertIn("3.0 ms of the mean of 3.5 ms pass from decode to persist", told)
+        self.assertIn("from decode to delivery", judge.slowest_steps(report(targets_metrics=[])))
+
     def test_a_process_that_was_not_read_is_told(self):
         wrong = [process("r1", error="no answer"), process("r2", restarted=True), process("g1")]
         told = judge.unread_metrics(report(targets_metrics=wrong))
@@ -96,6 +105,14 @@ class Topics(unittest.TestCase):
         self.assertEqual(age, 205.0)
         self.assertEqual(judge.topics_allowed(2, [0.0, 100.0, 290.0], 300.0, 60), 4)
         self.assertEqual(judge.topics_allowed(2, [0.0], age + 1, 60), 2)
+
+    def test_more_than_a_sweep_deletes_take_more_sweeps(self):
+        self.assertEqual([judge.topics_gone_in(count, 60) for count in (99, 100, 250)], [205.0, 265.0, 325.0])
+
+    def test_a_sweep_is_as_the_routers_have_it(self):
+        sources = Path(__file__).parent.parent.parent / "router/src"
+        self.assertIn(f"SWEEP_MAX: usize = {judge.SWEEP_TOPICS};", (sources / "bus/kafka/janitor.rs").read_text())
+        self.assertIn("PACE: Duration = Duration::from_mins(1);", (sources / "sweep.rs").read_text())
 
 
 class Sync(unittest.TestCase):

@@ -5,8 +5,9 @@ import io
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
-from terminal import TEXT, Refused, masked, mint, read_frame
+from terminal import TEXT, Backend, Refused, Unavailable, masked, message_id, mint, read_frame
 
 
 class Frames(unittest.TestCase):
@@ -36,6 +37,28 @@ class Tokens(unittest.TestCase):
         self.assertEqual(base64.urlsafe_b64decode(header + "=="), b'{"typ": "JWT", "alg": "HS256", "kid": "1"}')
         self.assertIn(b'"sub": "alice", "terminal": "desktop", "device": "desk"', base64.urlsafe_b64decode(claims + "=="))
         self.assertEqual(len(signature), 43)
+
+
+class Sends(unittest.TestCase):
+    def test_an_id_is_a_uuid_of_version_7(self):
+        self.assertRegex(message_id(), r"^[0-9a-f]{12}7[0-9a-f]{3}8[0-9a-f]{15}$")
+        self.assertNotEqual(message_id(), message_id())
+
+    def test_a_message_that_was_not_taken_is_sent_again_under_its_id(self):
+        answers, bodies = [Unavailable("503"), None], []
+
+        def ask(_self, _method, _path, body):
+            bodies.append(body)
+            if (answer := answers.pop(0)) is not None:
+                raise answer
+
+        backend = Backend.__new__(Backend)
+        with mock.patch.object(Backend, "ask", ask), mock.patch("time.sleep"):
+            backend.send("a", "b", "hello")
+        self.assertEqual(bodies[0], bodies[1])
+        answers.append(Refused("400"))
+        with mock.patch.object(Backend, "ask", ask), self.assertRaises(Refused):
+            backend.send("a", "b", "hello")
 
 
 if __name__ == "__main__":
