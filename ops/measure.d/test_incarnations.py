@@ -41,20 +41,22 @@ class Pace(unittest.TestCase):
 class Routers(unittest.TestCase):
     def failed(self, *asked, grown=0):
         """What does not hold of router-1 when router-2 is well."""
-        asked = [{"router-1": count, "router-2": well} for count, well in zip(asked, (5, 900, 910), strict=True)]
+        asked = [{"router-1": count, "router-2": well} for count, well in zip(asked, (5, 300, 310), strict=True)]
         verdict, args = Verdict("incarnations"), SimpleNamespace(count=500)
         with contextlib.redirect_stdout(io.StringIO()):
             judge_routers(args, verdict, {"router-1": grown, "router-2": 0}, asked, (340.0, 100.0))
         return [text for holds, text in verdict.checks if not holds]
 
-    def test_metadata_requests_are_held_to_their_bound_after_the_gateways_came(self):
-        self.assertEqual(self.failed(5, 1200, 1300), [])
-        (text,) = self.failed(5, 900, 1001)
+    def test_metadata_requests_are_held_to_their_bound_while_gateways_come_and_after(self):
+        self.assertEqual(self.failed(5, 345, 445), [])
+        (text,) = self.failed(5, 346, 400)
+        self.assertIn("router-1 sent 1.00 metadata requests per second while gateways came", text)
+        (text,) = self.failed(5, 300, 401)
         self.assertIn("router-1 sent 1.01 metadata requests per second afterwards", text)
 
     def test_a_counter_that_never_rose_and_memory_that_grew_are_seen(self):
         self.assertEqual(len(self.failed(5, 5, 5)), 1)
-        self.assertEqual(len(self.failed(5, 900, 910, grown=33 * 2**20)), 1)
+        self.assertEqual(len(self.failed(5, 300, 310, grown=33 * 2**20)), 1)
 
 
 if __name__ == "__main__":
