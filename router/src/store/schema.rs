@@ -46,6 +46,9 @@ pub(super) const fn log_bytes_max(durability: Durability) -> i64 {
     }
 }
 
+/// Messages lie in the order in which they came, with an index of their places: as rows in the order of their places they
+/// filled pages of some thousand conversations from the middle, and each message had four pages of the log written. Stores
+/// of before keep them so; every statement reads both.
 const TABLES: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE progress (id INTEGER PRIMARY KEY CHECK (id = 1), commits INTEGER NOT NULL, outbox INTEGER NOT NULL);
@@ -55,7 +58,7 @@ CREATE TABLE conv (
     members INTEGER NOT NULL, large INTEGER NOT NULL, writer INTEGER NOT NULL, first_seq INTEGER NOT NULL,
     UNIQUE (app, name));
 CREATE TABLE message (
-    place INTEGER PRIMARY KEY, v INTEGER NOT NULL, crc INTEGER NOT NULL, n INTEGER NOT NULL, sender TEXT NOT NULL,
+    place INTEGER NOT NULL UNIQUE, v INTEGER NOT NULL, crc INTEGER NOT NULL, n INTEGER NOT NULL, sender TEXT NOT NULL,
     client_id BLOB NOT NULL, hash INTEGER NOT NULL, time_ms INTEGER NOT NULL, flags INTEGER NOT NULL, frame BLOB NOT NULL);
 CREATE TABLE dedupe (
     client_id BLOB NOT NULL, conv INTEGER NOT NULL, sender TEXT NOT NULL, v INTEGER NOT NULL, crc INTEGER NOT NULL,
