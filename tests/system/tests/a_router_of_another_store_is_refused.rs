@@ -14,10 +14,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// Runs a router that must not start, and gives what it said.
 fn refusal(command: &mut Command) -> String {
-    let mut router = Running::start_with_log(command);
-    let text = router.line_with("corelane-router: ");
-    assert_eq!(router.wait(LIMIT), Some(1), "{text}");
-    text
+    let mut router = Running::start(command);
+    assert_eq!(router.wait(LIMIT), Some(1), "{}", router.log());
+    router.log()
 }
 
 /// The id that a data directory remembers.
