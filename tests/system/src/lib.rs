@@ -108,6 +108,11 @@ impl Running {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// The rest of what it writes on standard output, once it has closed that.
+    pub fn rest(&self) -> String {
+        self.lines.iter().map(|line| line + "\n").collect()
+    }
+
     /// The first line of output that begins with `prefix`.
     ///
     /// # Panics
@@ -508,6 +513,7 @@ pub mod cluster;
 pub mod http;
 pub mod load;
 pub mod metrics;
+pub mod once;
 pub mod order;
 pub mod peer;
 pub mod proxy;

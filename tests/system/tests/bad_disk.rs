@@ -13,6 +13,7 @@ use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{Frame, FrameKind, body};
 use corelane_system_tests::bystanders::Bystanders;
 use corelane_system_tests::client::{Client, message_id, to_user};
+use corelane_system_tests::once::refusal;
 use corelane_system_tests::order::{self, Sent};
 use corelane_system_tests::{Gateway, Running, strace, wait_for};
 
@@ -104,9 +105,7 @@ fn a_start_without_room_names_the_store_and_the_reason() {
     let options = ["-e", order::CALLS, "-P", index.to_str().unwrap(), "-e", inject];
     let command = Gateway::command(&data, &[]);
     let mut traced = strace::traced(&command, &dir.path().join("trace"), &options);
-    let mut process = Running::start(&mut traced);
-    assert_eq!(process.wait(Duration::from_secs(20)), Some(1));
-    let text = process.log();
+    let text = refusal("to write to a full disk", &mut traced);
     assert!(
         text.contains("corelane.db") && text.contains("the disk is full"),
         "{text}"

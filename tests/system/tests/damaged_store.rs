@@ -14,7 +14,8 @@ use corelane_protocol::frame::{self, Frame, FrameKind, body};
 use corelane_system_tests::bystanders::Bystanders;
 use corelane_system_tests::client::{Client, message_id, to_user};
 use corelane_system_tests::http::Stored;
-use corelane_system_tests::{Gateway, Running, order, wait_for};
+use corelane_system_tests::once::refusal;
+use corelane_system_tests::{Gateway, order, wait_for};
 
 const PAGE_BYTES: usize = 4096;
 /// Messages of each of the two conversations.
@@ -78,14 +79,6 @@ fn stopped() -> tempfile::TempDir {
         "after an orderly end everything is in the database"
     );
     data
-}
-
-/// What a gateway that must not start says.
-fn refusal(name: &str, data: &Path) -> String {
-    let mut process = Running::start(&mut Gateway::command(data, &[]));
-    let code = wait_for(name, Duration::from_secs(10), || process.ended());
-    assert_eq!(code, Some(1), "{name}: {}", process.log());
-    process.log()
 }
 
 #[test]
@@ -170,7 +163,7 @@ fn damaged_pages_are_refused_by_name_and_left_as_they_are() {
     ];
     for (name, damaged) in cases {
         std::fs::write(&file, &damaged).unwrap();
-        let text = refusal(name, data.path());
+        let text = refusal(name, &mut Gateway::command(data.path(), &[]));
         assert!(text.contains("corelane.db"), "{name}: {text}");
         assert!(
             std::fs::read(&file).unwrap() == damaged,
