@@ -25,9 +25,19 @@ fn a_port_in_use_is_named_with_its_key() {
     let data = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    for key in ["gateway.listen", "router.http_listen", "router.link_listen"] {
-        let text = failure(data.path(), &[&format!("{key}={address}")]);
-        assert!(text.contains(&address) && text.contains(key), "{key}: {text}");
+    let apart = ["router.embedded=false", "router.seeds=127.0.0.1:1"];
+    let cases: [(&str, &[&str]); 5] = [
+        ("gateway.listen", &[]),
+        ("router.http_listen", &[]),
+        ("router.link_listen", &[]),
+        ("admin.listen", &[]),
+        ("admin.listen", &apart),
+    ];
+    for (key, with) in cases {
+        let in_use = format!("{key}={address}");
+        let set: Vec<&str> = with.iter().copied().chain([in_use.as_str()]).collect();
+        let text = failure(data.path(), &set);
+        assert!(text.contains(&address) && text.contains(key), "{set:?}: {text}");
     }
 }
 
