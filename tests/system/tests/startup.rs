@@ -115,6 +115,11 @@ fn a_router_of_its_own_names_its_mistakes_as_well() {
     );
     let text = router_failure(data.path(), "CORELANE__ROUTER__HTTP_LISSTEN", "127.0.0.1:0");
     assert!(text.contains("http_lissten"), "{text}");
+    let text = router_failure(data.path(), "CORELANE__ROUTER__DEMO", "true");
+    assert!(
+        text.contains("router.demo = true") && text.contains("allowed: false"),
+        "{text}"
+    );
     let file = data.path().join("router.toml");
     std::fs::write(&file, "[store]\nlanes = 100\n").unwrap();
     let text = refusal("to check a wrong file", &mut check("corelane-router", &file));
