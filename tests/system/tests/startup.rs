@@ -1,7 +1,9 @@
 //! A gateway that cannot start says why, and how to mend it, before a socket opens.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+use std::fs::Permissions;
 use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
 
@@ -18,6 +20,32 @@ fn failure(data: &Path, set: &[&str]) -> String {
 fn router_failure(data: &Path, name: &str, value: &str) -> String {
     let mut command = Router::command(&binary("corelane-router"), data);
     refusal(&format!("{name}={value}"), command.env(name, value))
+}
+
+/// The command without root's right to write everywhere, so that modes of files count whoever runs the test. `own` is a
+/// file of whoever that is.
+fn without_rights_over_files(command: Command, own: &Path) -> Command {
+    if std::fs::metadata(own).unwrap().uid() != 0 {
+        return command;
+    }
+    let mut without = Command::new("setpriv");
+    without
+        .args(["--bounding-set", "-dac_override", "--"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    without
+}
+
+/// A directory that is there and cannot be written.
+fn unwritable_dir() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o555)).unwrap();
+    dir
 }
 
 #[test]
@@ -48,6 +76,25 @@ fn a_data_directory_that_cannot_be_written_is_named() {
         text.contains("/proc/corelane") && text.contains("data_dir"),
         "{text}"
     );
+    let dir = unwritable_dir();
+    let shown = dir.path().display();
+    let command = Gateway::command(dir.path(), &[]);
+    let mut command = without_rights_over_files(command, dir.path());
+    let text = refusal("to write where it may not", &mut command);
+    assert!(
+        text.contains(&format!("{shown} is not writable: Permission denied"))
+            && text.contains("store.data_dir"),
+        "{text}"
+    );
+    // A router of its own: the directory is named, and not one of the files that would be in it.
+    let command = Router::command(&binary("corelane-router"), dir.path());
+    let mut command = without_rights_over_files(command, dir.path());
+    let text = refusal("to write where it may not", &mut command);
+    assert!(
+        text.contains(&format!("{shown}: Permission denied")) && text.contains("writable for this user"),
+        "{text}"
+    );
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]
