@@ -87,8 +87,8 @@ pub fn examine(config: &Config) -> Vec<Finding> {
             &config.router.http_listen,
         ));
     }
-    if !config.admin.listen.is_empty() {
-        findings.push(address("admin address", "admin.listen", &config.admin.listen));
+    if let Some(listen) = config.admin_listen() {
+        findings.push(address("admin address", "admin.listen", listen));
     }
     findings.push(source_ports());
     findings
@@ -271,6 +271,25 @@ mod tests {
         );
         let text = table(&[finding]);
         assert!(text.contains("FAIL") && text.contains("gateway.listen"), "{text}");
+    }
+
+    #[test]
+    fn the_admin_address_is_looked_at_where_it_is_used() {
+        let data = tempfile::tempdir().unwrap();
+        let found = |embedded: bool| {
+            let mut config = Config::default();
+            config.store.data_dir = data.path().display().to_string();
+            config.gateway.listen = "127.0.0.1:0".to_owned();
+            config.router.http_listen = "127.0.0.1:0".to_owned();
+            config.router.link_listen = "127.0.0.1:0".to_owned();
+            config.router.embedded = embedded;
+            let mut findings = examine(&config).into_iter();
+            findings.find(|finding| finding.subject == "admin address")
+        };
+        assert_eq!(found(true), None, "it is served at router.http_listen");
+        // Whether it is free is not ours to say.
+        let default = found(false).unwrap();
+        assert!(default.found.contains("127.0.0.1:7071"), "{default:?}");
     }
 
     #[test]

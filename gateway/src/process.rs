@@ -182,10 +182,9 @@ pub fn run(config: Config) -> Result<(), ProcessError> {
     let shard_config = shard_config(&config, cpus.len(), secret, routers, boot.current())?;
     let topic = own_topic(&config, shard_config.bus_partitions, boot.current(), &admin)?;
     let boot = Arc::new(boot);
-    let admin_address = match config.admin.listen.as_str() {
-        "" if config.router.embedded => None,
-        "" => Some(admin_serve(&admin, "127.0.0.1:7071")?),
-        listen => Some(admin_serve(&admin, listen)?),
+    let admin_address = match config.admin_listen() {
+        Some(listen) => Some(admin_serve(&admin, listen)?),
+        None => None,
     };
     let gather = Duration::from_micros(config.gateway.gather_us);
     let common = Common {

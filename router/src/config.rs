@@ -56,7 +56,8 @@ pub struct RouterSection {
     pub threads: usize,
     /// Partitions of each gateway's topic, 1 to 64. More spread consumption over more shards. Default 4.
     pub partitions: u16,
-    /// Demo mode: whoever reaches `http_listen` may mint tokens. Only while that is a loopback address. Default off.
+    /// Demo mode: whoever reaches `http_listen` may mint tokens. Only while that is a loopback address, and only of a router
+    /// inside a gateway, which knows where clients connect; [`RouterConfig::load`] refuses it. Default off.
     pub demo: bool,
 }
 
@@ -368,8 +369,6 @@ http_listen = "127.0.0.1:7080"
 threads = 0
 # Partitions of each gateway's topic, 1 to 64. More spread consumption over more shards.
 partitions = 4
-# Demo mode: whoever reaches http_listen may mint tokens. Works only while that is a loopback address.
-demo = false
 
 [store]
 # Directory of the database and the keys; made if missing. Back it up as a whole.
@@ -446,7 +445,8 @@ format = "json"
 "#;
 
 impl RouterConfig {
-    /// Reads the configuration from `file`, the environment, and flags of the form `section.key=value`, in this order.
+    /// Reads the configuration of a router of its own from `file`, the environment, and flags of the form
+    /// `section.key=value`, in this order.
     ///
     /// # Errors
     ///
@@ -499,6 +499,13 @@ impl RouterConfig {
             config = Self::with(&mut table, section, key, value).map_err(wrong)?;
         }
         config.check()?;
+        if config.router.demo {
+            return Err(ConfigError::Range {
+                key: "router.demo",
+                value: "true".to_owned(),
+                allowed: "false; only the router inside a gateway makes demo tokens (demo.enabled of the gateway)",
+            });
+        }
         Ok(config)
     }
 
@@ -736,7 +743,27 @@ mod tests {
             text.contains("store.lanes = 100") && text.contains("power of two"),
             "{text}"
         );
-        let text = load("[router]\ndemo = true\nhttp_listen = \"0.0.0.0:7080\"\n", &[]).unwrap_err();
+    }
+
+    #[test]
+    fn the_demo_is_of_a_router_inside_a_gateway_only_and_on_loopback_only() {
+        let text = load("[router]\ndemo = true\n", &[]).unwrap_err();
+        assert!(
+            text.contains("router.demo = true") && text.contains("demo.enabled of the gateway"),
+            "{text}"
+        );
+        let text = load("", &[("CORELANE__ROUTER__DEMO", "true")]).unwrap_err();
+        assert!(text.contains("router.demo = true"), "{text}");
+        // As files that were printed by earlier versions say.
+        assert_eq!(
+            load("[router]\ndemo = false\n", &[]).unwrap(),
+            RouterConfig::default()
+        );
+        let mut inside = RouterConfig::default();
+        inside.router.demo = true;
+        inside.check().unwrap();
+        inside.router.http_listen = SocketAddr::from(([0, 0, 0, 0], 7080));
+        let text = inside.check().unwrap_err().to_string();
         assert!(text.contains("loopback"), "{text}");
     }
 

@@ -23,6 +23,8 @@ use self::sections::{
 
 /// Prefix of environment variables that set keys.
 const ENV_PREFIX: &str = "CORELANE__";
+/// Where metrics and health are served if the router is another process and no address is given.
+const ADMIN_LISTEN: &str = "127.0.0.1:7071";
 
 /// Everything a gateway can be told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -128,6 +130,15 @@ impl Config {
         }
         config.check_relations()?;
         Ok(config)
+    }
+
+    /// Where metrics and health are served on an address of their own; `None`: at `router.http_listen` only.
+    pub fn admin_listen(&self) -> Option<&str> {
+        match self.admin.listen.as_str() {
+            "" if self.router.embedded => None,
+            "" => Some(ADMIN_LISTEN),
+            listen => Some(listen),
+        }
     }
 
     /// The annotated default file.

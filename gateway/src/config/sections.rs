@@ -146,8 +146,8 @@ section! {
 section! {
     /// Metrics and health.
     AdminSection = "admin" {
-        /// Address of /metrics, /healthz and /readyz. Empty with the embedded router: they are served at
-        /// router.http_listen.
+        /// Address of /metrics, /healthz and /readyz. Empty: with the embedded router they are served at
+        /// router.http_listen, without it at 127.0.0.1:7071.
         listen: String = String::new();
     }
 }

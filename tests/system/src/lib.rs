@@ -2,6 +2,9 @@
 //!
 //! The binaries are taken from `CORELANE_BIN_DIR` (set by `ops/test`) or from the directory that the test itself was
 //! built into. A test that finds none fails and says what to build.
+//!
+//! What a program writes on standard error is kept, and is shown where the test fails. A test whose program panicked
+//! fails, whatever else it saw: a panic of a request or of one link's task ends no process, and shows nowhere else.
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,8 +14,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use tempfile::NamedTempFile;
+
 /// How long a program may take to be ready.
 const READY: Duration = Duration::from_secs(20);
+/// How a program begins to say that a thread of it panicked.
+const PANIC: &str = "panicked at";
 
 /// The moment, for deadlines of tests.
 #[expect(
@@ -70,35 +77,40 @@ pub fn binary(name: &str) -> PathBuf {
 pub struct Running {
     child: Child,
     lines: Receiver<String>,
+    log: NamedTempFile,
 }
 
 impl Running {
-    /// Starts a program whose standard output is read line by line; its log goes to the test's.
+    /// Starts a program whose standard output is read line by line, and whose standard error is kept ([`Self::log`]).
     ///
     /// # Panics
     ///
     /// If it cannot be started.
     pub fn start(command: &mut Command) -> Self {
-        let mut child = spawn(command.stdout(Stdio::piped()));
+        let log = NamedTempFile::new().expect("a file for its log");
+        let to_log = log.reopen().expect("the file is there");
+        let mut child = spawn(command.stdout(Stdio::piped()).stderr(to_log));
         let output = child.stdout.take().expect("standard output is piped");
         Self {
             child,
             lines: lines_of(output),
+            log,
         }
     }
 
-    /// As [`Self::start`], for a program that says everything on standard error.
+    /// What it has written on standard error so far.
     ///
     /// # Panics
     ///
-    /// If it cannot be started.
-    pub fn start_with_log(command: &mut Command) -> Self {
-        let mut child = spawn(command.stderr(Stdio::piped()));
-        let output = child.stderr.take().expect("standard error is piped");
-        Self {
-            child,
-            lines: lines_of(output),
-        }
+    /// If that cannot be read.
+    pub fn log(&self) -> String {
+        let bytes = std::fs::read(self.log.path()).expect("the file of its log is ours");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The rest of what it writes on standard output, once it has closed that.
+    pub fn rest(&self) -> String {
+        self.lines.iter().map(|line| line + "\n").collect()
     }
 
     /// The first line of output that begins with `prefix`.
@@ -107,27 +119,14 @@ impl Running {
     ///
     /// If the program ends before, or takes longer than 20 s.
     pub fn line(&mut self, prefix: &str) -> String {
-        self.line_where(prefix, |line| line.starts_with(prefix))
-    }
-
-    /// The first line of output that has `part` in it.
-    ///
-    /// # Panics
-    ///
-    /// If the program ends before, or takes longer than 20 s.
-    pub fn line_with(&mut self, part: &str) -> String {
-        self.line_where(part, |line| line.contains(part))
-    }
-
-    fn line_where(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         let deadline = now() + READY;
         loop {
             let left = deadline.saturating_duration_since(now());
             match self.lines.recv_timeout(left) {
-                Ok(line) if wanted(&line) => return line,
+                Ok(line) if line.starts_with(prefix) => return line,
                 Ok(_) => {}
                 Err(error) => panic!(
-                    "no line {what:?}: {error}; the program: {:?}",
+                    "no line {prefix:?}: {error}; the program: {:?}",
                     self.child.try_wait()
                 ),
             }
@@ -193,9 +192,19 @@ impl Running {
     }
 }
 
+/// Ends the program, shows its log and looks through it.
 impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
+        // Of a test that has failed another panic would end the whole run.
+        if std::thread::panicking() {
+            let log = std::fs::read(self.log.path()).unwrap_or_default();
+            eprint!("{}", String::from_utf8_lossy(&log));
+            return;
+        }
+        let log = self.log();
+        eprint!("{log}");
+        assert!(!log.contains(PANIC), "the program panicked: {log}");
     }
 }
 
@@ -504,6 +513,7 @@ pub mod cluster;
 pub mod http;
 pub mod load;
 pub mod metrics;
+pub mod once;
 pub mod order;
 pub mod peer;
 pub mod proxy;
@@ -512,3 +522,43 @@ pub mod strace;
 pub mod talk;
 pub mod two;
 pub mod way;
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    /// A program that says this on standard error and ends well.
+    fn saying(text: &str) -> Running {
+        let mut process = Running::start(Command::new("sh").args(["-c", "echo \"$0\" >&2", text]));
+        assert_eq!(process.wait(READY), Some(0));
+        process
+    }
+
+    /// What the test fails with; nothing if it passes.
+    fn failure(test: impl FnOnce()) -> String {
+        let Err(reason) = catch_unwind(AssertUnwindSafe(test)) else {
+            return String::new();
+        };
+        let text = reason.downcast_ref::<String>().cloned();
+        text.unwrap_or_else(|| (*reason.downcast_ref::<&str>().unwrap()).to_owned())
+    }
+
+    #[test]
+    fn a_panic_of_the_program_fails_its_test() {
+        let line = "thread 'router' panicked at router/src/http.rs:1:1:";
+        let text = failure(|| drop(saying(line)));
+        assert!(text.contains(line), "{text:?}");
+        assert_eq!(failure(|| drop(saying("all is well"))), "");
+    }
+
+    #[test]
+    fn a_test_that_failed_before_keeps_its_reason() {
+        let text = failure(|| {
+            let _process = saying("thread 'router' panicked at router/src/http.rs:1:1:");
+            panic!("the reason of the test");
+        });
+        assert_eq!(text, "the reason of the test");
+    }
+}

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{Gateway, Running, binary};
+use crate::{Gateway, Running, binary, field};
 
 /// A router that runs.
 #[derive(Debug)]
@@ -35,18 +35,12 @@ impl Router {
     ///
     /// If it is not ready in time.
     pub fn start(command: &mut Command, data: &Path) -> Self {
-        let mut process = Running::start_with_log(command);
-        // Its log is JSON by default.
-        let line = process.line_with("\"router starts\"");
-        let line: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
-        let field = |name: &str| {
-            let value = line.get("fields").and_then(|fields| fields.get(name)?.as_str());
-            value.expect("an address").to_owned()
-        };
+        let mut process = Running::start(command);
+        let line = process.line("ready ");
         Self {
             process,
-            http: format!("http://{}", field("http")),
-            link: field("link"),
+            http: field(&line, "http"),
+            link: field(&line, "link"),
             data: data.to_owned(),
         }
     }

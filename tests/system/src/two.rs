@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{Gateway, Running, binary};
+use crate::{Gateway, Running, binary, field};
 
 /// Both processes.
 #[derive(Debug)]
@@ -28,20 +28,13 @@ impl Two {
             .env("CORELANE__STORE__DATA_DIR", data)
             .env("CORELANE__ROUTER__LINK_LISTEN", "127.0.0.1:0")
             .env("CORELANE__ROUTER__HTTP_LISTEN", "127.0.0.1:0");
-        let mut router = Running::start_with_log(&mut command);
-        let line = router.line_with("\"router starts\"");
-        let line: serde_json::Value = serde_json::from_str(&line).expect("logs are JSON");
-        let field = |name: &str| {
-            let found = line.pointer(&format!("/fields/{name}"));
-            let text = found.and_then(serde_json::Value::as_str);
-            text.unwrap_or_else(|| panic!("no {name} in {line}")).to_owned()
-        };
-        let seeds = format!("router.seeds={}", field("link"));
+        let mut router = Running::start(&mut command);
+        let line = router.line("ready ");
+        let seeds = format!("router.seeds={}", field(&line, "link"));
         let fixed = ["router.embedded=false", "admin.listen=127.0.0.1:0", &seeds];
         let mut command = Gateway::command(data, &[&fixed, set].concat());
         let process = Running::start(&mut command);
-        let http = format!("http://{}", field("http"));
-        let (gateway, admin) = Gateway::beside(process, data, &http);
+        let (gateway, admin) = Gateway::beside(process, data, &field(&line, "http"));
         Self {
             router,
             gateway,

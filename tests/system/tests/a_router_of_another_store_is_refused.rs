@@ -3,22 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
 
-use corelane_system_tests::Running;
 use corelane_system_tests::cluster::{Cluster, LANES};
-
-/// Opening a store that is there takes no longer.
-const LIMIT: Duration = Duration::from_secs(20);
-
-/// Runs a router that must not start, and gives what it said.
-fn refusal(command: &mut Command) -> String {
-    let mut router = Running::start_with_log(command);
-    let text = router.line_with("corelane-router: ");
-    assert_eq!(router.wait(LIMIT), Some(1), "{text}");
-    text
-}
+use corelane_system_tests::once::refusal;
 
 /// The id that a data directory remembers.
 fn cluster_id(data: &Path) -> String {
@@ -44,26 +31,36 @@ fn a_router_with_other_lanes_or_of_another_cluster_is_refused() {
 
     let lanes = LANES * 2;
     let mut command = cluster.router_command("router-2", &cluster.data("router-2"));
-    let text = refusal(command.env("CORELANE__STORE__LANES", lanes.to_string()));
+    let text = refusal(
+        "other lanes",
+        command.env("CORELANE__STORE__LANES", lanes.to_string()),
+    );
     let (has, told) = (format!("made with {LANES} lanes"), format!("says {lanes}"));
     assert_says(&text, &[&id, &has, &told, "store.lanes"]);
 
     // A data directory that has known the one store, at the other one, and at none.
     let data = cluster.routers[0].data();
     let mut command = cluster.router_command("router-2", data);
-    let text = refusal(command.env("CORELANE__STORE__PREFIX", other.prefix()));
+    let text = refusal(
+        "another store",
+        command.env("CORELANE__STORE__PREFIX", other.prefix()),
+    );
     let (has, told) = (
         format!("belongs to cluster {other_id}"),
         format!("this router to {id}"),
     );
     assert_says(&text, &[&has, &told, "store.pd", "store.cluster"]);
     let mut command = cluster.router_command("router-2", data);
-    let text = refusal(command.env("CORELANE__STORE__PREFIX", format!("{}-none", cluster.prefix())));
+    let none = format!("{}-none", cluster.prefix());
+    let text = refusal("no store", command.env("CORELANE__STORE__PREFIX", none));
     assert_says(&text, &["holds no store", &id, "store.prefix"]);
 
     // One that knows none, at the other store: the routers of this registry do.
     let mut command = cluster.router_command("router-3", &cluster.data("router-3"));
-    let text = refusal(command.env("CORELANE__STORE__PREFIX", other.prefix()));
+    let text = refusal(
+        "another store",
+        command.env("CORELANE__STORE__PREFIX", other.prefix()),
+    );
     assert_says(
         &text,
         &["the same registry", &id, &other_id, "store.pd", "registry.prefix"],

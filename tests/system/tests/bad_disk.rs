@@ -13,18 +13,18 @@ use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::{Frame, FrameKind, body};
 use corelane_system_tests::bystanders::Bystanders;
 use corelane_system_tests::client::{Client, message_id, to_user};
+use corelane_system_tests::once::refusal;
 use corelane_system_tests::order::{self, Sent};
 use corelane_system_tests::{Gateway, Running, strace, wait_for};
 
 /// The conversation of the tests, as the API names it.
 const CONV: &str = "u:5:alice:bob";
 
-/// A gateway whose system calls fail as `inject` says; its trace and its log are in `dir`.
+/// A gateway whose system calls fail as `inject` says; its trace is in `dir`.
 fn failing(dir: &Path, options: &[&str]) -> Gateway {
     let data = dir.join("data");
     let command = Gateway::command(&data, &[]);
     let mut traced = strace::traced(&command, &dir.join("trace"), options);
-    traced.stderr(std::fs::File::create(dir.join("log")).unwrap());
     Gateway::from(Running::start(&mut traced), &data)
 }
 
@@ -99,15 +99,13 @@ fn while_the_disk_is_full_sends_are_refused_and_then_go_on() {
 #[test]
 fn a_start_without_room_names_the_store_and_the_reason() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, log) = (dir.path().join("data"), dir.path().join("log"));
+    let data = dir.path().join("data");
     let index = data.join("corelane.db-shm");
     let inject = "inject=pwrite64:error=ENOSPC";
     let options = ["-e", order::CALLS, "-P", index.to_str().unwrap(), "-e", inject];
     let command = Gateway::command(&data, &[]);
     let mut traced = strace::traced(&command, &dir.path().join("trace"), &options);
-    let mut process = Running::start(traced.stderr(std::fs::File::create(&log).unwrap()));
-    assert_eq!(process.wait(Duration::from_secs(20)), Some(1));
-    let text = std::fs::read_to_string(&log).unwrap();
+    let text = refusal("to write to a full disk", &mut traced);
     assert!(
         text.contains("corelane.db") && text.contains("the disk is full"),
         "{text}"
@@ -152,10 +150,10 @@ fn send_until_the_end(gateway: &Gateway) -> Vec<(Sent, String)> {
 }
 
 /// The gateway ends by itself, and its last word is the reason.
-fn assert_ends(gateway: &mut Gateway, dir: &Path, reason: &str) {
+fn assert_ends(gateway: &mut Gateway, reason: &str) {
     let code = gateway.process.wait(Duration::from_secs(20));
     assert_eq!(code, Some(1), "a failure is no clean end");
-    let log = std::fs::read_to_string(dir.join("log")).unwrap();
+    let log = gateway.process.log();
     let last = log.lines().last().unwrap_or_default();
     assert!(
         last.contains("the store failed for good") && last.contains(reason),
@@ -177,7 +175,7 @@ fn a_failing_log(inject: &str) {
     let dir = tempfile::tempdir().unwrap();
     let mut gateway = failing(dir.path(), &["-e", order::CALLS, "-e", inject]);
     let acked = send_until_the_end(&gateway);
-    assert_ends(&mut gateway, dir.path(), "the disk failed");
+    assert_ends(&mut gateway, "the disk failed");
     let lines = strace::lines(&dir.path().join("trace"), gateway.process.pid());
     let calls = strace::parse(&lines).unwrap();
     let failed = lines.lines().position(|line| line.ends_with("(INJECTED)"));
@@ -222,7 +220,7 @@ fn a_checkpoint_that_fails_ends_the_gateway_and_loses_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let mut gateway = failing_checkpoints(dir.path(), inject);
         let acked = send_until_the_end(&gateway);
-        assert_ends(&mut gateway, dir.path(), "checkpoint");
+        assert_ends(&mut gateway, "checkpoint");
         drop(gateway);
         assert_kept(dir.path(), acked);
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use corelane_protocol::ws::Opcode;
 use corelane_system_tests::bystanders::Bystanders;
 use corelane_system_tests::client::{Client, message_id, to_user};
+use corelane_system_tests::once::refusal;
 use corelane_system_tests::peer::{RKYV, UPGRADE, close_code, close_of, masked, upgraded, vanish, welcome};
 use corelane_system_tests::{Gateway, wait_for};
 
@@ -257,25 +258,21 @@ fn at_the_descriptor_limit_everybody_is_served_or_told() {
         bystanders.chat();
         (fate == Fate::Served).then_some(stream)
     });
-    drop((held, late));
-    wait_for("the end of all others", Duration::from_secs(15), || {
-        bystanders.chat();
-        (gateway.metric("corelane_gateway_connections") == 2).then_some(())
-    });
+    drop((held, late, waiting));
+    bystanders.allow_one_more_ring();
+    bystanders.are_alone_and_well(&gateway);
 }
 
 #[test]
 fn a_limit_that_is_too_low_is_refused_before_anything_opens() {
     let data = tempfile::tempdir().unwrap();
     let plain = Gateway::command(data.path(), &[]);
-    let output = Command::new("prlimit")
+    let mut command = Command::new("prlimit");
+    command
         .arg("--nofile=64:")
         .arg(plain.get_program())
-        .args(plain.get_args())
-        .output()
-        .expect("prlimit (util-linux) runs");
-    assert!(!output.status.success());
-    let text = String::from_utf8_lossy(&output.stderr);
+        .args(plain.get_args());
+    let text = refusal("to do with 64 descriptors", &mut command);
     assert!(
         text.contains("open files") && text.contains("ulimit -n 1000"),
         "{text}"

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use corelane_protocol::frame::FrameKind;
 use corelane_protocol::ws::Opcode;
@@ -12,7 +12,7 @@ use corelane_system_tests::bystanders::Bystanders;
 use corelane_system_tests::peer::{
     RKYV, UPGRADE, answer_to, close_code, close_of, drain, hello, masked, upgraded,
 };
-use corelane_system_tests::{Gateway, wait_for};
+use corelane_system_tests::{Gateway, now, wait_for};
 
 const PROTOCOL: &str = "Sec-WebSocket-Protocol: corelane.rkyv.v1\r\n";
 
@@ -132,32 +132,55 @@ fn what_follows_the_head_waits_for_the_answer_and_has_a_bound() {
     bystanders.are_alone_and_well(&gateway);
 }
 
-/// Says one byte of `left` whenever it is asked.
+/// How long a handshake may take, from the accept on.
+const HANDSHAKE: Duration = Duration::from_millis(1500);
+/// How much sooner it may end: the gateway counts in ticks, and one of them has begun.
+const TICK: Duration = Duration::from_millis(100);
+/// How much later the end may be seen on a busy machine.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// Says one byte whenever it is asked, until it is ended: first its opening, then always the same.
 struct Dribbler {
     stream: TcpStream,
-    left: VecDeque<u8>,
+    opening: VecDeque<u8>,
+    /// Just before it was accepted.
+    since: Instant,
 }
 
 impl Dribbler {
-    fn new(stream: TcpStream, bytes: &[u8]) -> Self {
+    fn new(connect: impl FnOnce() -> TcpStream, opening: &[u8]) -> Self {
+        let since = now();
+        let stream = connect();
+        stream.set_nodelay(true).unwrap();
         stream.set_nonblocking(true).unwrap();
         Self {
             stream,
-            left: bytes.iter().copied().collect(),
+            opening: opening.iter().copied().collect(),
+            since,
         }
     }
 
-    /// Whether the server has ended it: with FIN, or with a close frame.
-    fn is_ended(&mut self) -> bool {
-        if let Some(byte) = self.left.pop_front()
-            && self.stream.write_all(&[byte]).is_err()
-        {
-            return true;
+    /// Says one more byte. Gives the connection once the server has ended it, with FIN or with something to read; not
+    /// before its time, and not after it.
+    fn ended(&mut self) -> Option<&mut TcpStream> {
+        let byte = self.opening.pop_front().unwrap_or(b'y');
+        let is_refused = self.stream.write_all(&[byte]).is_err();
+        let is_ended = is_refused
+            || match self.stream.peek(&mut [0]) {
+                Ok(_) => true,
+                Err(error) => error.kind() != ErrorKind::WouldBlock,
+            };
+        let took = self.since.elapsed();
+        assert!(
+            took < HANDSHAKE + MARGIN,
+            "{took:?}: as if each byte gave it time"
+        );
+        if !is_ended {
+            return None;
         }
-        match self.stream.peek(&mut [0]) {
-            Ok(_) => true,
-            Err(error) => error.kind() != ErrorKind::WouldBlock,
-        }
+        assert!(took + TICK >= HANDSHAKE, "ended after {took:?}");
+        self.stream.set_nonblocking(false).unwrap();
+        Some(&mut self.stream)
     }
 }
 
@@ -165,28 +188,42 @@ impl Dribbler {
 fn handshakes_that_dribble_or_say_nothing_end_in_time_and_delay_nobody() {
     const OF_EACH: usize = 50;
     let data = tempfile::tempdir().unwrap();
-    let gateway = Gateway::start(data.path(), &["connection.handshake_ms=1500"]);
+    let set = format!("connection.handshake_ms={}", HANDSHAKE.as_millis());
+    let gateway = Gateway::start(data.path(), &[&set]);
     let mut bystanders = Bystanders::arrive(&gateway);
-    let began = corelane_system_tests::now();
-    let hello = masked(Opcode::Binary, &hello(&gateway.token("slow")));
+    let began = now();
+    // Neither is whole before 4 KiB were said, one byte in 10 ms at most.
+    let head = format!("{UPGRADE}X: ");
+    let mut hello = hello(&gateway.token("slow"));
+    hello.resize(4096, 0);
+    let hello = masked(Opcode::Binary, &hello);
     let mut silent: Vec<TcpStream> = (0..OF_EACH).map(|_| gateway.connect()).collect();
     let mut silent_upgraded: Vec<TcpStream> = (0..OF_EACH).map(|_| upgraded(&gateway, RKYV)).collect();
-    let mut dribbling: Vec<Dribbler> = (0..OF_EACH)
-        .flat_map(|_| {
-            [
-                Dribbler::new(gateway.connect(), UPGRADE.as_bytes()),
-                // Not all of it, so that it never becomes a Hello.
-                Dribbler::new(upgraded(&gateway, RKYV), &hello[..40]),
-            ]
-        })
+    let mut heads: Vec<Dribbler> = (0..OF_EACH)
+        .map(|_| Dribbler::new(|| gateway.connect(), head.as_bytes()))
+        .collect();
+    let mut hellos: Vec<Dribbler> = (0..OF_EACH)
+        .map(|_| Dribbler::new(|| upgraded(&gateway, RKYV), &hello))
         .collect();
     wait_for(
         "the end of all dribbled handshakes",
         Duration::from_secs(10),
         || {
             bystanders.chat();
-            dribbling.retain_mut(|each| !each.is_ended());
-            dribbling.is_empty().then_some(())
+            heads.retain_mut(|each| {
+                let ended = each.ended().map(drain);
+                assert!(
+                    ended.iter().all(Vec::is_empty),
+                    "half a head is not answered: {ended:?}"
+                );
+                ended.is_none()
+            });
+            hellos.retain_mut(|each| {
+                let ended = each.ended().map(|stream| close_of(stream).map(|(code, _)| code));
+                assert!(ended.is_none_or(|code| code == Some(4004)), "{ended:?}");
+                ended.is_none()
+            });
+            (heads.is_empty() && hellos.is_empty()).then_some(())
         },
     );
     for stream in &mut silent {
@@ -198,7 +235,7 @@ fn handshakes_that_dribble_or_say_nothing_end_in_time_and_delay_nobody() {
     for stream in &mut silent_upgraded {
         assert_eq!(close_of(stream).map(|(code, _)| code), Some(4004));
     }
-    let took = corelane_system_tests::now().saturating_duration_since(began);
+    let took = began.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
     gateway.await_metric("corelane_gateway_handshake_timeouts_total", 4 * OF_EACH as u64);
     drop((silent, silent_upgraded));

@@ -14,7 +14,8 @@ use corelane_protocol::frame::{self, Frame, FrameKind, body};
 use corelane_system_tests::bystanders::Bystanders;
 use corelane_system_tests::client::{Client, message_id, to_user};
 use corelane_system_tests::http::Stored;
-use corelane_system_tests::{Gateway, Running, order, wait_for};
+use corelane_system_tests::once::refusal;
+use corelane_system_tests::{Gateway, order, wait_for};
 
 const PAGE_BYTES: usize = 4096;
 /// Messages of each of the two conversations.
@@ -50,11 +51,9 @@ fn overwrite(file: &Path, at: usize, change: impl Fn(&mut [u8]), count: usize) {
     opened.write_all_at(&bytes, at as u64).unwrap();
 }
 
-/// A gateway whose log goes to a file.
-fn start(data: &Path, log: &Path) -> Gateway {
-    let mut command = Gateway::command(data, &["gateway.drain_ms=100"]);
-    command.stderr(std::fs::File::create(log).unwrap());
-    Gateway::from(Running::start(&mut command), data)
+/// A gateway that does not wait for its clients when it is to end.
+fn start(data: &Path) -> Gateway {
+    Gateway::start(data, &["gateway.drain_ms=100"])
 }
 
 /// Alice writes to bob (numbers from 1) and to carol (numbers from 101).
@@ -71,7 +70,7 @@ fn fill(gateway: &Gateway) {
 /// A data directory with a store that was closed in order.
 fn stopped() -> tempfile::TempDir {
     let data = tempfile::tempdir().unwrap();
-    let mut gateway = Gateway::start(data.path(), &["gateway.drain_ms=100"]);
+    let mut gateway = start(data.path());
     fill(&gateway);
     gateway.process.terminate();
     assert_eq!(gateway.process.wait(Duration::from_secs(15)), Some(0));
@@ -80,17 +79,6 @@ fn stopped() -> tempfile::TempDir {
         "after an orderly end everything is in the database"
     );
     data
-}
-
-/// What a gateway that must not start says.
-fn refusal(name: &str, data: &Path) -> String {
-    let log = tempfile::NamedTempFile::new().unwrap();
-    let mut command = Gateway::command(data, &[]);
-    let mut process = Running::start(command.stderr(log.reopen().unwrap()));
-    let text = || std::fs::read_to_string(log.path()).unwrap();
-    let code = wait_for(name, Duration::from_secs(10), || process.ended());
-    assert_eq!(code, Some(1), "{name}: {}", text());
-    text()
 }
 
 #[test]
@@ -175,7 +163,7 @@ fn damaged_pages_are_refused_by_name_and_left_as_they_are() {
     ];
     for (name, damaged) in cases {
         std::fs::write(&file, &damaged).unwrap();
-        let text = refusal(name, data.path());
+        let text = refusal(name, &mut Gateway::command(data.path(), &[]));
         assert!(text.contains("corelane.db"), "{name}: {text}");
         assert!(
             std::fs::read(&file).unwrap() == damaged,
@@ -231,8 +219,8 @@ fn a_damaged_log_is_reported_and_what_is_left_is_a_prefix() {
     ];
     for (name, harm, left_max) in cases {
         let dir = tempfile::tempdir().unwrap();
-        let (data, log) = (dir.path().join("data"), dir.path().join("log"));
-        let mut gateway = start(&data, &log);
+        let data = dir.path();
+        let mut gateway = start(data);
         let mut alice = Client::login(&gateway, "alice");
         let epoch = alice.epoch;
         let mut say = |number: u64| {
@@ -242,16 +230,16 @@ fn a_damaged_log_is_reported_and_what_is_left_is_a_prefix() {
         // Too few for a checkpoint, so that all of them are in the log; the witness lags by a second.
         (1..MESSAGES_OF_LOG).for_each(&mut say);
         wait_for("a witness that is due", Duration::from_secs(5), || {
-            witness(&data).1.then_some(())
+            witness(data).1.then_some(())
         });
         say(MESSAGES_OF_LOG);
         wait_for("the witness", Duration::from_secs(5), || {
-            (witness(&data).0 >= MESSAGES_OF_LOG).then_some(())
+            (witness(data).0 >= MESSAGES_OF_LOG).then_some(())
         });
         gateway.process.kill();
         harm(&data.join("corelane.db-wal"));
-        let gateway = start(&data, &log);
-        let text = std::fs::read_to_string(&log).unwrap();
+        let gateway = start(data);
+        let text = gateway.process.log();
         assert!(
             text.contains("commits are missing from the log"),
             "{name}: {text}"
@@ -277,14 +265,14 @@ fn a_damaged_log_is_reported_and_what_is_left_is_a_prefix() {
 #[test]
 fn a_damaged_index_of_the_log_is_made_anew() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, log) = (dir.path().join("data"), dir.path().join("log"));
-    let mut gateway = start(&data, &log);
+    let data = dir.path();
+    let mut gateway = start(data);
     fill(&gateway);
     gateway.process.kill();
     let index = data.join("corelane.db-shm");
     let bytes = usize::try_from(std::fs::metadata(&index).unwrap().len()).unwrap();
     overwrite(&index, 0, |bytes| bytes.fill(0x5a), bytes);
-    let gateway = start(&data, &log);
+    let gateway = start(data);
     assert_eq!(gateway.history("u:5:alice:bob").unwrap().len() as u64, MESSAGES);
     assert_eq!(gateway.history("u:5:alice:carol").unwrap().len() as u64, MESSAGES);
     Bystanders::arrive(&gateway).are_alone_and_well(&gateway);

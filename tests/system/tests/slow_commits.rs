@@ -1,7 +1,6 @@
 //! A commit that takes long is logged with where its time went, with the log as it is by default; many are counted.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::process::Command;
 use std::time::Duration;
 
@@ -17,7 +16,6 @@ const LINES_PER_SECOND: usize = 10;
 #[test]
 fn slow_commits_are_logged_with_their_stages_and_not_all_of_them() {
     let data = tempfile::tempdir().unwrap();
-    let log = data.path().join("log");
     let gateway = Gateway::command(data.path(), &["log.level=info", "log.format=json"]);
     let mut command = Command::new("strace");
     command
@@ -35,8 +33,7 @@ fn slow_commits_are_logged_with_their_stages_and_not_all_of_them() {
             DELAY.as_micros()
         ))
         .arg(gateway.get_program())
-        .args(gateway.get_args())
-        .stderr(File::create(&log).unwrap());
+        .args(gateway.get_args());
     let gateway = Gateway::from(Running::start(&mut command), data.path());
     let mut alice = Client::login(&gateway, "alice");
     for _ in 0..MESSAGES {
@@ -48,7 +45,7 @@ fn slow_commits_are_logged_with_their_stages_and_not_all_of_them() {
         (slow >= MESSAGES).then_some(slow)
     });
 
-    let text = std::fs::read_to_string(&log).unwrap();
+    let text = gateway.process.log();
     let lines: Vec<serde_json::Value> = text
         .lines()
         .filter(|line| line.contains("slow commit"))
