@@ -3,10 +3,11 @@
 use std::hint::black_box;
 
 use corelane_benches::send_frame;
+use corelane_benches::sessions::Sessions;
 use corelane_protocol::arena::Arena;
 use corelane_protocol::frame::{Frame, read};
 use corelane_protocol::ws::{Decoder, Opcode, Role, client_frame, server_header, unmask};
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 fn stages(criterion: &mut Criterion) {
     let frame = send_frame(512);
@@ -49,5 +50,31 @@ fn stages(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, stages);
+/// A record of one message through the gateway's rules: read, delivered, flushed, and its sends completed.
+fn deliver(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("deliver 512B");
+    for count in [1, 50] {
+        let mut sessions = Sessions::of(count);
+        let (record, wire) = sessions.message(512);
+        let mut left = Vec::new();
+        sessions.deliver(&record, |conn, span| left.push((conn, span.to_vec())));
+        left.sort_unstable();
+        let everybody = sessions.conns().iter();
+        assert!(
+            left.into_iter().eq(everybody.map(|conn| (*conn, wire.clone()))),
+            "each socket gets the message, once and whole"
+        );
+        group.throughput(Throughput::Elements(u64::from(count)));
+        group.bench_function(BenchmarkId::new("receivers", count), |bencher| {
+            bencher.iter(|| {
+                let mut sent_bytes = 0;
+                sessions.deliver(&record, |_, span| sent_bytes += span.len());
+                black_box(sent_bytes)
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, stages, deliver);
 criterion_main!(benches);

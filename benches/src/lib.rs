@@ -1,5 +1,7 @@
 //! Inputs that the benchmarks share. The benchmarks call shipped functions only.
 
+pub mod sessions;
+
 use corelane_protocol::frame::{self, FrameKind, body};
 
 /// A `Send` frame with a payload of this length.

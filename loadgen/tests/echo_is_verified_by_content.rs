@@ -230,6 +230,26 @@ fn files_and_thresholds() {
         );
     }
     assert_eq!(written["seed"], 5);
+    for series in ["due_to_ack", "due_to_delivery", "sent_to_delivery"] {
+        let figures = ["p50", "p90", "p99", "p999", "max"].map(|name| {
+            let figure = &written["latency_us"][series][name];
+            figure
+                .as_u64()
+                .unwrap_or_else(|| panic!("latency_us.{series}.{name} is no number: {figure}"))
+        });
+        assert!(figures.is_sorted(), "{series}: {figures:?}");
+    }
+    for series in ["due_to_delivery", "sent_to_delivery"] {
+        assert!(
+            written["latency_us"][series]["p50"].as_u64() > Some(0),
+            "{series}"
+        );
+    }
+    assert!(
+        written["target_cpu_us_per_message"].as_f64() > Some(0.0),
+        "{}",
+        report.text()
+    );
     assert!(written["fsync_probe_us"]["count"].as_u64() > Some(0));
     assert!(written["wake_probe_us"]["count"].as_u64() > Some(0));
     assert!(written["target_rss_bytes"].as_u64() > Some(0));

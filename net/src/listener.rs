@@ -1,9 +1,9 @@
 //! Listening and accepting.
 //!
-//! A listener keeps up to 64 single-shot accepts armed. Each has room of its own for the peer's address
-//! (a multishot accept has none) and **owns the slot** its connection will have, so the kernel never accepts
-//! what it has no room for. Slots come from the lowest ring with room; the next ring is made when
-//! little room is left in the others.
+//! Owns the sockets that listen. Each keeps up to 64 single-shot accepts armed. An accept has room of its own
+//! for the peer's address (a multishot accept has none) and **owns the slot** its connection will have, so
+//! the kernel never accepts what it has no room for. Slots come from the lowest ring with room; the next
+//! ring is made when little room is left in the others.
 //!
 //! When all rings are full: the slots owned by armed accepts are the reserve. What is accepted into them is
 //! marked, to be told that there is no room. With the reserve used up too, nothing is armed and peers wait

@@ -10,6 +10,9 @@
 //! is read once and polled again; only one that goes on gets a receive that stays armed. The poll is a
 //! single-shot one: it is over when it fires, so nothing must be cancelled before the receive.
 //!
+//! Owns, per ring, the line of sockets that wait for a buffer and the list of those whose receive stays armed.
+//! Buffers are the ring's (`buffers.rs`).
+//!
 //! When no buffer is free: the receive ends, the socket waits in line and is armed again when buffers have
 //! come back. When paused: an armed receive is cancelled; what it had received is delivered.
 

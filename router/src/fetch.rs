@@ -3,6 +3,10 @@
 //! Owns one task per partition that the link asked for. A fetch stays open until its credit is used up; a new one takes
 //! its place. The records themselves stay in the bus until they are reported consumed, so dropping a task loses nothing.
 //! A bus that stands apart is read by the gateways themselves: then nothing is served here.
+//!
+//! When the credit is used up, at most [`CREDIT_BYTES_MAX`] whatever was asked for, the task ends and records wait in the
+//! bus for the next fetch. What fetches of several partitions bring together may be more than the link's queue holds
+//! (`hub.rs`): the link is closed then, and the next one fetches from where its gateway is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -2,6 +2,11 @@
 //!
 //! Pure. Every field of a client's frame is checked here; what is wrong is answered at once with an `Error` that names
 //! it. Records that say something else than they must are skipped: they come from a gateway that proved who it is.
+//!
+//! Owns nothing: what a record became goes to the end of the link's list, at most one entry per record that was read
+//! (sessions that are to be compared share one, up to [`OWNED_MAX`]). Nothing is ever full here. Whoever takes an entry
+//! has a bound and an answer of its own: `driver.rs` and `sessions.rs` have the link wait, `requests.rs` refuses or drops,
+//! and in `fetch.rs` a newer one takes the place of an older one.
 
 use corelane_protocol::frame::error::ErrorCode;
 use corelane_protocol::frame::read::{self, Place, TargetId};

@@ -1,9 +1,14 @@
 //! One link: the socket of a gateway shard, its codec, and the records on their way in both directions.
 //!
-//! Owns the socket and the [`LinkCodec`]. What comes in is taken apart here, so that the driver gets whole requests; what
-//! goes out waits in a queue with a bound (`hub.rs`) until the gateway's credit and the socket take it. Everything that
-//! is ready leaves in one write. A gateway that neither reads nor grants credit costs only its own queue. What waits when
-//! the router stops has [`LAST_WORDS`] to leave: answers to what was stored, and where the other routers are.
+//! Owns the socket, the [`LinkCodec`], what one read brought (at most [`READ_BYTES`]), and the records that wait to leave.
+//! What comes in is taken apart here, so that the driver gets whole requests. While the queue of the driver or of the
+//! link's sessions is full the link waits and reads nothing, so the gateway gets no new credit either, and its frames wait
+//! there. One that sends beyond its credit is cut off.
+//!
+//! What goes out waits in a queue with a bound (`hub.rs`: when it is full the link is closed) until the gateway's credit
+//! and the socket take it. Everything that is ready leaves in one write. A gateway that neither reads nor grants credit
+//! costs only its own queue. What waits when the router stops has [`LAST_WORDS`] to leave: answers to what was stored, and
+//! where the other routers are. A socket beyond [`LINKS_MAX`] is closed at once.
 
 use std::collections::VecDeque;
 use std::io;

@@ -5,7 +5,9 @@
 //! The address in the header is the one that counts where connections per address are limited.
 //!
 //! The header stays in the connection's box in front of the request head: both together have `OPENING_BYTES_MAX` and
-//! one deadline. With the head it is gone, so that it costs nothing later.
+//! one deadline. With the head it is gone, so that it costs nothing later. When it is longer than `HEADER_BYTES_MAX` the
+//! connection is closed like any other that does not begin with one; when too little room is left for the head behind it
+//! that is answered 431 (`handshake.rs`); when the deadline passes it is closed.
 
 use std::net::{IpAddr, SocketAddr};
 

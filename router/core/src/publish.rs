@@ -5,7 +5,8 @@
 //! the commit that have the same receivers. A ticket that a port fails is asked again; until then the lane waits. At 64
 //! commits it stops committing, or, while a port fails, goes on and lets go of their messages (`behind.rs`), so nothing is
 //! lost and nothing grows. Owns, too, the members of groups as last read, [`MEMBERS_CACHED_MAX`] of them; when there are
-//! more all are forgotten and read again.
+//! more all are forgotten and read again. What went to the bus is in `outbox.rs`: when the bus's bound for a gateway is
+//! reached, all that waits for it is lost to it and its sessions sync.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

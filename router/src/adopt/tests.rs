@@ -1,3 +1,6 @@
+//! Rows that dead routers left: no more of them are read than there is room for, and each is found by the router that
+//! serves its lane.
+
 use std::collections::BTreeSet;
 use std::path::Path;
 

@@ -1,8 +1,13 @@
 //! Stage persist on TiKV: the one task that writes a lane.
 //!
-//! Owns which of its own commits it never saw whole ([`super::doubt`]). One transaction takes a batch together with the read
-//! marks, delivered marks and cleared rows that wait beside it ([`super::queue`]), so that a lane never conflicts with
-//! itself.
+//! Owns which of its own commits it never saw whole, and what their messages would be answered ([`super::doubt`], both
+//! with a bound); which conversations another's lock held in the last [`HELD`]; and outbox rows that it could not clear yet.
+//! One transaction takes a batch together with the read marks, delivered marks and cleared rows that wait beside it
+//! ([`super::queue`]), so that a lane never conflicts with itself.
+//!
+//! What comes while a transaction runs waits in the queue, which its callers bound: one batch of the core, whose own queue
+//! then fills. A batch that is more than one transaction may hold ([`CHANGE_BYTES_MAX`]) is written in several, one at once
+//! behind the other. A store that does not keep up, or is away, is waited for until the time of a commit is over.
 //!
 //! Neither an error nor an Ok of the client is believed ([`super::fault`]): after every commit that was not refused, what
 //! it should have written is read back at a fresh timestamp and compared. If it is there, that is the answer. If not, the
