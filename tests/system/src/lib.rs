@@ -541,8 +541,10 @@ mod tests {
         let Err(reason) = catch_unwind(AssertUnwindSafe(test)) else {
             return String::new();
         };
-        let text = reason.downcast_ref::<String>().cloned();
-        text.unwrap_or_else(|| (*reason.downcast_ref::<&str>().unwrap()).to_owned())
+        match reason.downcast_ref::<String>() {
+            Some(formatted) => formatted.clone(),
+            None => (*reason.downcast_ref::<&str>().unwrap()).to_owned(),
+        }
     }
 
     #[test]
