@@ -1,68 +1,91 @@
-//! A simulation that finds nothing proves nothing: each bug that can be planted in a core is found.
+//! A simulation that finds nothing proves nothing: each bug that can be planted is found.
 //!
 //! One build with the feature `planted` holds all of them; which one the code has is chosen at run time. A bug that is
-//! named in a core's `planted.rs` is tried here: there is no second list. `CORELANE_SIM_BUG` tries one
-//! alone, with `CORELANE_SIM_SEED` on one seed, and with `CORELANE_SIM_TRACE=1` its events are printed.
+//! named in the `planted.rs` of a core, or in that of the model, is tried here: there is no second list.
+//! `CORELANE_SIM_BUG` tries these, with commas between them, on [`SEEDS`] or on `CORELANE_SIM_SEED` alone, and with
+//! `CORELANE_SIM_TRACE=1` events are printed; `CORELANE_SIM_BUGS` tries so many, of all kinds. A seed is run with one router
+//! and with several.
 #![cfg(feature = "planted")]
 
 use std::ops::Range;
 
+use corelane_sim::Shape;
+
 /// A bug that these seeds do not find is not found.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 1000;
 /// Without a bug these seeds find nothing.
 const CONTROL_SEEDS: u64 = 50;
 
 #[derive(Debug, Clone, Copy)]
 struct Planted {
-    core: &'static str,
+    place: &'static str,
     bug: &'static str,
 }
 
-/// The first seed that finds something, and what.
-type Found = Option<(u64, String)>;
+/// The first seed that finds something, with which shape, and what.
+type Found = Option<(u64, Shape, String)>;
 
 fn planted() -> Vec<Planted> {
-    let gateway = corelane_gateway_core::PLANTABLE
+    let places = [
+        ("gateway", corelane_gateway_core::PLANTABLE),
+        ("router", corelane_router_core::PLANTABLE),
+        ("model", corelane_sim::PLANTABLE),
+    ];
+    let all = places
         .iter()
-        .map(|bug| Planted { core: "gateway", bug });
-    let router = corelane_router_core::PLANTABLE
-        .iter()
-        .map(|bug| Planted { core: "router", bug });
-    gateway.chain(router).collect()
+        .flat_map(|(place, bugs)| bugs.iter().map(|bug| Planted { place, bug }));
+    all.collect()
+}
+
+/// Those that are to be tried: all, if nobody says anything else.
+fn wanted(all: &[Planted]) -> Vec<Planted> {
+    if let Ok(list) = std::env::var("CORELANE_SIM_BUG") {
+        let known = |name| all.iter().find(|planted| planted.bug == name).copied();
+        let names = list.split(',').map(str::trim);
+        let bugs = names.map(|name| known(name).unwrap_or_else(|| panic!("{name:?} is none of {all:?}")));
+        return bugs.collect();
+    }
+    // Spread over the list, so that gateway, router and model are among them.
+    let count =
+        number("CORELANE_SIM_BUGS").map_or(all.len(), |count| usize::try_from(count).unwrap_or(usize::MAX));
+    let step = all.len().div_ceil(count.clamp(1, all.len()));
+    all.iter().step_by(step).copied().collect()
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is {text:?}, wanted is a number")),
+    )
 }
 
 fn first_violation(seeds: Range<u64>) -> Found {
+    let run = |seed, shape| {
+        let violations = corelane_sim::run(shape, seed).err()?;
+        Some((seed, shape, violations.into_iter().next()?))
+    };
     seeds
         .into_iter()
-        .find_map(|seed| Some((seed, corelane_sim::run(seed).err()?.into_iter().next()?)))
+        .find_map(|seed| run(seed, Shape::Alone).or_else(|| run(seed, Shape::Cluster)))
+}
+
+fn plant(bug: &str) {
+    corelane_gateway_core::plant(bug);
+    corelane_router_core::plant(bug);
+    corelane_sim::plant(bug);
 }
 
 fn find(planted: Planted) -> Found {
-    corelane_gateway_core::plant(planted.bug);
-    corelane_router_core::plant(planted.bug);
-    let alone: Option<u64> = std::env::var("CORELANE_SIM_SEED")
-        .ok()
-        .map(|text| text.parse().expect("CORELANE_SIM_SEED is a number"));
-    let found = first_violation(alone.map_or(0..SEEDS, |seed| seed..seed + 1));
-    corelane_gateway_core::plant("");
-    corelane_router_core::plant("");
+    plant(planted.bug);
+    let found = first_violation(number("CORELANE_SIM_SEED").map_or(0..SEEDS, |seed| seed..seed + 1));
+    plant("");
     found
 }
 
 #[test]
 fn every_planted_bug_is_found() {
-    let wanted = std::env::var("CORELANE_SIM_BUG").ok();
-    let all = planted();
-    let names: Vec<&str> = all.iter().map(|planted| planted.bug).collect();
-    let bugs: Vec<Planted> = all
-        .iter()
-        .filter(|planted| wanted.as_deref().is_none_or(|wanted| wanted == planted.bug))
-        .copied()
-        .collect();
-    assert!(
-        !bugs.is_empty(),
-        "no bug is named {wanted:?}; there are {names:?}"
-    );
+    let bugs = wanted(&planted());
     assert_eq!(
         first_violation(0..CONTROL_SEEDS),
         None,
@@ -76,11 +99,11 @@ fn every_planted_bug_is_found() {
     std::panic::set_hook(hook);
 
     let mut missed = Vec::new();
-    for (Planted { core, bug }, found) in bugs.iter().zip(found) {
-        if let Some((seed, text)) = found {
-            println!("{core:<8} {bug:<26} seed {seed:>3}  {text:.150}");
+    for (Planted { place, bug }, found) in bugs.iter().zip(found) {
+        if let Some((seed, shape, text)) = found {
+            println!("{place:<8} {bug:<26} seed {seed:>3} {shape:<7?}  {text:.150}");
         } else {
-            println!("{core:<8} {bug:<26} NOT FOUND in {SEEDS} seeds");
+            println!("{place:<8} {bug:<26} NOT FOUND in {SEEDS} seeds");
             missed.push(bug);
         }
     }
