@@ -290,15 +290,21 @@ impl Store {
         }
     }
 
-    /// How far each conversation of a user goes for him. What is there in part is found and published later.
+    /// How far each conversation of a user goes for him. What is there in part is found and published later, or taken
+    /// back: neither that nor a stay that began with it counts.
     pub(crate) fn places(&self, user: &UserId) -> BTreeMap<ConvId, u64> {
         let upto = |(id, conv): (&ConvId, &Conv)| {
             let is_torn = self.torn.contains(&conv.author.commit);
             let whole = if is_torn {
                 conv.author.first_seq - 1
             } else {
-                u64::MAX
+                conv.head.seq
             };
+            if id.is_group() {
+                let mut stays = conv.members.get(user)?.iter().rev();
+                let (_, leave) = stays.find(|(join, _)| *join <= whole)?;
+                return Some((id.clone(), (*leave).min(whole)));
+            }
             Some((id.clone(), self.readable_upto(id, user)?.min(whole)))
         };
         self.convs.iter().filter_map(upto).collect()
