@@ -77,7 +77,10 @@ impl Store {
             .collect();
         let suspects = convs.into_iter().filter(|id| {
             let conv = self.convs.get(id);
-            named.contains(id)
+            // A commit that nobody saw whole may have left rows that no head knows.
+            let is_doubted = doubts.values().any(|doubted| doubted.contains(id));
+            is_doubted
+                || named.contains(id)
                 || conv.is_some_and(|conv| !conv.is_whole(txn.writer, doubts) || conv.end() > conv.head.seq)
         });
         let suspects: Vec<ConvId> = suspects.collect();
