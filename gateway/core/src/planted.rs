@@ -60,6 +60,8 @@ bugs! {
     ReportToHome,
     /// Numbers of one router are taken for those of another.
     RoutersNotToldApart,
+    /// Routes are not compared with the registry.
+    RoutesNotCompared,
     /// A session that was claimed again is not told to sync.
     ReclaimWithoutResync,
     /// A new link does not ask whether routes are still held.

@@ -104,7 +104,13 @@ impl World {
             }
             let waits = self.routers[at].rows_wait.entry(outbox).or_default();
             waits.insert((boot, partition, number));
-            self.note_published(at, outbox);
+            if self.is_belated(at, outbox) {
+                self.disturbed_at = self.now;
+            }
+        }
+        if !self.routers[at].published.insert(to) {
+            // A gap was reported.
+            self.reordered_at = self.now;
         }
         self.counts.records += 1;
         // Only what a topic may hold is late, or lost.
@@ -117,14 +123,11 @@ impl World {
                     self.after(late, Event::Append(life, to, Arc::clone(&record), 0));
                 }
                 1 => {
-                    self.bus_disturbed_at = self.bus_disturbed_at.max(self.now + late);
+                    self.reordered_at = self.now;
                     let token = self.not_taken(at);
                     return self.after(late, Event::Append(life, to, record, token));
                 }
-                2 if self.faults.bus_loses => {
-                    self.bus_disturbed_at = u64::MAX;
-                    return;
-                }
+                2 if self.faults.bus_loses => return,
                 _ => {}
             }
         }
@@ -352,7 +355,6 @@ impl World {
         let count = self.rng.between(1, CUT_MAX);
         if self.topics.get_mut(&at).is_some_and(|topic| topic.cut(count)) {
             self.counts.tails_lost += 1;
-            self.bus_disturbed_at = u64::MAX;
             self.serve_boot(at.0);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use corelane_protocol::id::{ConnId, ConvId, UserId};
+use corelane_protocol::id::{ConnId, ConvId};
 
 use crate::terminal::origin_of;
 use crate::world::World;
@@ -32,7 +32,8 @@ impl World {
     }
 
     /// Whether all that a row waits for is a gateway that died in the moment in which the registry forgot its lease: nobody
-    /// declares it dead, and its rows stay until their router starts anew.
+    /// declares it dead, and its rows stay until their router starts anew. Nobody misses anything by that: whoever was
+    /// connected there has logged in anew, and his sync told of it. What waits for any gateway that lives must be cleared.
     fn waits_for_forgotten(&self, row: u64) -> bool {
         let waits: Vec<_> = self
             .routers
@@ -116,9 +117,6 @@ impl World {
         for at in 0..self.terminals.len() {
             let user = self.user_of(at);
             let terminal = &self.terminals[at];
-            if self.is_forgotten(at) {
-                continue;
-            }
             if !terminal.is_live {
                 if !terminal.is_replaced && !terminal.has_left {
                     broken.push(format!("{user} ({at}) could not log in"));
@@ -163,7 +161,8 @@ impl World {
     }
 
     /// The registry holds the routes of the sessions that the shards have, and no other. Where there are several routers it
-    /// may hold one more: of a session that ended while its shard changed its home, or while the registry was away.
+    /// may hold more: of a session that ended while its shard changed its home, or while the registry was away. What goes
+    /// there bounces, so nobody misses anything; a route of a boot that is no more is never held.
     fn check_routes(&self, broken: &mut Vec<String>) {
         let held = self.registry.all();
         for (at, terminal) in self.terminals.iter().enumerate().filter(|(_, each)| each.is_live) {
@@ -171,9 +170,6 @@ impl World {
                 continue;
             };
             let (user, boot) = (self.user_of(at), self.boot_of(socket.shard));
-            if self.is_forgotten(at) {
-                continue;
-            }
             if !held.contains(&(user.clone(), boot, socket.conn.0)) {
                 broken.push(format!("{user} ({at}) is online and has no route"));
             }
@@ -188,9 +184,7 @@ impl World {
             let count = routes.count() as u64;
             let may_be_stale = self.shape.is_cluster()
                 && (self.counts.cuts > 0 || self.counts.registry_aways > 0 || self.counts.pauses > 0);
-            // Those who were kicked by a router that is gone may be there, or not.
-            let lost = self.lost_kicks_of(boot, gateway.number, &held);
-            if count + lost < sessions || (count > sessions && !may_be_stale) {
+            if count < sessions || (count > sessions && !may_be_stale) {
                 broken.push(format!(
                     "shard {shard} has {sessions} sessions, the registry has {count} routes to it"
                 ));
@@ -206,30 +200,6 @@ impl World {
         }
     }
 
-    /// Whether a session is over and does not know: its kick ended with the router that was to say it. It may stay as long
-    /// as nothing looks through the routes of a gateway that has its home, and is owed nothing.
-    fn is_forgotten(&self, at: usize) -> bool {
-        let terminal = &self.terminals[at];
-        let socket = terminal.socket.filter(|_| terminal.is_live);
-        let Some(socket) = socket.and_then(|socket| self.sockets.get(socket)) else {
-            return false;
-        };
-        let (boot, conn) = (self.boot_of(socket.shard), socket.conn.0);
-        let mut routes = self.registry.routes(self.user_at(at)).iter();
-        let has_route = routes.any(|held| (held.boot, held.conn) == (boot, conn));
-        let mut kicks = self.lost_kicks.iter();
-        !has_route && kicks.any(|kick| (kick.boot, kick.conn) == (boot, conn))
-    }
-
-    /// Kicks of a shard that ended with their routers, of connections that have no route.
-    fn lost_kicks_of(&self, boot: u64, number: u16, held: &BTreeSet<(UserId, u64, u64)>) -> u64 {
-        let kicks = self.lost_kicks.iter();
-        let kicks = kicks.filter(|kick| kick.boot == boot && ConnId(kick.conn).shard() == number);
-        let has_route = |conn: u64| held.iter().any(|(_, at, of)| (*at, *of) == (boot, conn));
-        let conns: BTreeSet<u64> = kicks.map(|kick| kick.conn).collect();
-        conns.into_iter().filter(|conn| !has_route(*conn)).count() as u64
-    }
-
     fn missing(&self, at: usize, id: &ConvId, head: u64) -> Vec<u64> {
         let view = self.terminals[at].views.get(id);
         (1..=head)
@@ -239,12 +209,7 @@ impl World {
 
     /// Who is online counts the same unread messages as the platform: countable ones above his read mark.
     fn check_unread(&self, broken: &mut Vec<String>) {
-        for (at, terminal) in self
-            .terminals
-            .iter()
-            .enumerate()
-            .filter(|(at, terminal)| terminal.is_live && !self.is_forgotten(*at))
-        {
+        for (at, terminal) in self.terminals.iter().enumerate().filter(|(_, each)| each.is_live) {
             let user = self.user_of(at);
             let Some(looked) = &terminal.looked else {
                 broken.push(format!("{user} ({at}) got no answer to his last sync"));
@@ -256,21 +221,15 @@ impl World {
                     broken.push(format!("the sync of {user} ({at}) does not tell of {id}"));
                     continue;
                 };
-                // The mark that a send moved is not moved back when its commit is made void.
-                let conv = &self.store.convs[id];
-                if conv
-                    .log
-                    .get(&state.read_seq)
-                    .is_some_and(|entry| entry.sender.is_none())
-                {
-                    continue;
-                }
+                // The mark that a send moved is not moved back when its commit is made void, nor is what it counted.
+                let marks = self.store.convs[id].log.get(&state.read_seq);
+                let is_void = marks.is_some_and(|entry| entry.sender.is_none());
                 let counted = terminal
                     .views
                     .get(id)
                     .map_or(0, |view| view.count_above(state.read_seq));
                 let (n, read_n) = (state.head_n, state.read_n);
-                if n.checked_sub(read_n) != Some(counted) {
+                if !is_void && n.checked_sub(read_n) != Some(counted) {
                     broken.push(format!(
                         "{user} ({at}) counts {counted} unread of {id}, the platform {n} less {read_n}"
                     ));
@@ -286,18 +245,12 @@ impl World {
         }
     }
 
-    /// What a connection without a fault was not sent, unless it was told.
+    /// What a connection was not sent, unless it was told: whatever is lost on the way is sent again, so no fault excuses it.
     fn check_gaps(&self, broken: &mut Vec<String>) {
         for (at, terminal) in self.terminals.iter().enumerate() {
             let Some(socket) = terminal.socket.and_then(|socket| self.sockets.get(socket)) else {
                 continue;
             };
-            if self.is_forgotten(at)
-                || self.restarted_at >= socket.since
-                || self.bus_disturbed_at >= socket.since
-            {
-                continue;
-            }
             let user = self.user_of(at);
             for (conv, seqs) in &socket.live {
                 let (Some(first), Some(last)) = (seqs.first(), seqs.last()) else {

@@ -1,16 +1,18 @@
 //! Sessions: routes are claimed and given up in the order of a link's records, and those who must go are told.
 //!
 //! A kick goes over the link that the router has to the shard, or waits for one, and is said again on the next: the one it
-//! went over may have been dead. With the router it is lost (`lost_kicks`): its session may stay until its shard claims at
-//! another home, and nothing is asked of it until then (`check.rs`).
+//! went over may have been dead. With the router it is lost. Where routers share their registry each shard names all its
+//! sessions within a minute, and those without a route are told to go: that is how a lost kick is made good, and nothing but
+//! that may be found so.
 
 use std::collections::BTreeSet;
 
 use corelane_protocol::frame;
 use corelane_protocol::id::{ConnId, UserId};
-use corelane_protocol::link::body::{ArchivedClaim, ArchivedUnclaim, Claimed, Kick};
+use corelane_protocol::link::body::{ArchivedClaim, ArchivedOwned, ArchivedUnclaim, Claimed, Kick};
 use corelane_protocol::link::record::RecordKind;
 
+use crate::lease::LEASE_US;
 use crate::link::Taken;
 use crate::planted::Bug;
 use crate::registry::Session;
@@ -22,13 +24,34 @@ const REPLACED: u16 = 4501;
 const POSITION_LOST: u16 = 4003;
 /// The registry is away: come again.
 const OVERLOADED: u16 = 4007;
+/// A shard claims again within this time of a claim that was not answered: after a second, which is not scaled.
+const CLAIMS_SETTLE_US: u64 = 2_500_000;
+
+/// Boot, connection and claim of a session.
+pub(crate) type Claimant = (u64, u64, u64);
 
 /// A kick that is said again on the next link.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kept {
     pub(crate) boot: u64,
-    pub(crate) conn: u64,
+    conn: u64,
     owner_seq: u64,
+    code: u16,
+}
+
+impl Kept {
+    const fn new(session: &Session, code: u16) -> Self {
+        Self {
+            boot: session.boot,
+            conn: session.conn,
+            owner_seq: session.owner_seq,
+            code,
+        }
+    }
+
+    pub(crate) const fn claimant(&self) -> Claimant {
+        (self.boot, self.conn, self.owner_seq)
+    }
 }
 
 impl World {
@@ -53,23 +76,31 @@ impl World {
             issued_at_s: 0,
             again: false,
         };
-        if record.kind == RecordKind::Claim {
-            let body = frame::access::<ArchivedClaim>(&record.body).expect("a claim");
-            session.owner_seq = body.owner_seq.to_native();
-            session.issued_at_s = body.issued_at_s.to_native();
-            session.again = body.again;
-            self.at_time(when, Event::Claim(at, user, session));
-        } else {
-            let body = frame::access::<ArchivedUnclaim>(&record.body).expect("an unclaim");
-            session.owner_seq = body.owner_seq.to_native();
-            self.at_time(when, Event::Unclaim(at, user, session));
+        match record.kind {
+            RecordKind::Claim => {
+                let body = frame::access::<ArchivedClaim>(&record.body).expect("a claim");
+                session.owner_seq = body.owner_seq.to_native();
+                session.issued_at_s = body.issued_at_s.to_native();
+                session.again = body.again;
+                self.at_time(when, Event::Claim(at, user, session));
+            }
+            RecordKind::Owned => {
+                let body = frame::access::<ArchivedOwned>(&record.body).expect("a session");
+                session.owner_seq = body.owner_seq.to_native();
+                self.at_time(when, Event::Owned(at, user, session));
+            }
+            _ => {
+                let body = frame::access::<ArchivedUnclaim>(&record.body).expect("an unclaim");
+                session.owner_seq = body.owner_seq.to_native();
+                self.at_time(when, Event::Unclaim(at, user, session));
+            }
         }
     }
 
     /// A link that is lost meanwhile does not stop what its records asked for; the end of the router does.
     pub(crate) fn claim(&mut self, at: usize, user: &UserId, session: Session) {
         let Some(router) = self.router_at(at) else { return };
-        let (conn, owner_seq) = (session.conn, session.owner_seq);
+        let (boot, conn, owner_seq) = (session.boot, session.conn, session.owner_seq);
         let (refused_code, kicks) = if self.asks(router) {
             let claimed = session.clone();
             let was_held = self
@@ -84,9 +115,13 @@ impl World {
                     }
                     (0, kicks)
                 }
-                Err(code) => (code, Vec::new()),
+                Err(code) => {
+                    self.refused.insert((boot, conn, owner_seq));
+                    (code, Vec::new())
+                }
             }
         } else {
+            self.links[at].compare_from = self.now + CLAIMS_SETTLE_US;
             (OVERLOADED, Vec::new())
         };
         if refused_code == POSITION_LOST {
@@ -101,15 +136,7 @@ impl World {
         }
         for kick in kicks {
             self.counts.kicks += 1;
-            let kept = Kept {
-                boot: kick.boot,
-                conn: kick.conn,
-                owner_seq: kick.owner_seq,
-            };
-            if !Bug::KickNotKept.is_planted() {
-                self.routers[router].kicks.push(kept);
-            }
-            self.kick(self.links[at].life, kept);
+            self.kick(router, Kept::new(&kick, REPLACED));
         }
         let body = frame::archive(&Claimed {
             owner_seq,
@@ -129,15 +156,66 @@ impl World {
         }
     }
 
-    fn kick(&mut self, life: u32, kick: Kept) {
+    fn kick(&mut self, router: usize, kick: Kept) {
+        if !Bug::KickNotKept.is_planted() {
+            self.routers[router].kicks.push(kick);
+        }
+        let life = self.routers[router].life;
         if let Some(link) = self.link_to(life, kick.boot, ConnId(kick.conn).shard()) {
             self.say_kick(link, kick);
         }
     }
 
+    /// A session says that it holds its route: whoever does not must go.
+    pub(crate) fn compare(&mut self, at: usize, user: &UserId, session: &Session) {
+        let Some(router) = self.router_at(at) else { return };
+        if self.now < self.links[at].compare_from || !self.asks(router) {
+            return;
+        }
+        let held = self.registry.routes(user);
+        if held.iter().any(|held| held.is_route(session)) {
+            return;
+        }
+        let code = if held.iter().any(|held| held.conflicts(session)) {
+            REPLACED
+        } else {
+            POSITION_LOST
+        };
+        // No route of a boot that is dead is found, and none at all in a registry that forgot: then all claim again anyway.
+        let lives = self.registry.renew(session.boot, self.now + LEASE_US);
+        if !lives || self.registry.incarnation != self.links[at].incarnation {
+            return;
+        }
+        let kick = Kept::new(session, code);
+        if !self.is_explained(kick.claimant()) {
+            // It may be over by now. If its client hears of this kick, it was not.
+            self.unexplained
+                .extend(self.socket_at(session.boot, ConnId(session.conn)));
+        }
+        self.counts.unrouted += 1;
+        self.kick(router, kick);
+    }
+
+    /// Whether a session that has no route is to be told so anyway. A router keeps a kick of it, or was lost with one; or
+    /// its claim was refused, and the answer is on its way.
+    fn is_explained(&self, session: Claimant) -> bool {
+        let kept = self.routers.iter().flat_map(|router| &router.kicks);
+        let mut kicks = kept.chain(&self.lost_kicks);
+        kicks.any(|kick| kick.claimant() == session) || self.refused.contains(&session)
+    }
+
+    /// A terminal is told to go.
+    pub(crate) fn told_to_go(&mut self, terminal: usize, socket: usize, code: u16) {
+        if matches!(code, REPLACED | POSITION_LOST) && self.unexplained.contains(&socket) {
+            self.violation(format!(
+                "terminal {terminal} had no route, and only the pass over all routes found it ({code})"
+            ));
+        }
+    }
+
     fn say_kick(&mut self, link: usize, kick: Kept) {
         let body = frame::archive(&Kick {
-            code: REPLACED,
+            code: kick.code,
             owner_seq: kick.owner_seq,
         });
         self.push(link, RecordKind::Kick, 0, kick.conn, 0, &body);

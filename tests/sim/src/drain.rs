@@ -14,8 +14,6 @@ use crate::world::{Event, World};
 const DRAIN_GRACE_US: u64 = 300_000;
 /// How often it looks whether gateways have reported all.
 const CONSUMED_US: u64 = 5_000;
-/// What a router publishes that left before it had drained comes within this time.
-const UNDRAINED_US: u64 = 2_000_000;
 /// A router that left comes back after this time at the latest.
 const RETURN_US_MAX: u64 = 2_000_000;
 /// Version of the list by which a router that leaves gives up its lanes.
@@ -106,7 +104,6 @@ impl World {
     /// What is left others publish, while it is published here, too.
     pub(crate) fn leave_undrained(&mut self, at: usize) {
         if self.member_of(at).leaving == Leaving::Draining {
-            self.disturb(UNDRAINED_US);
             self.leave_list(at);
         }
     }

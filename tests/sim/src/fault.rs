@@ -9,8 +9,6 @@ use crate::world::{Event, World};
 
 /// Longest time that the registry is away.
 const AWAY_US_MAX: u64 = 1_200_000;
-/// A list that was forgotten is as it was after this time.
-const LIST_SETTLES_US: u64 = 2_000_000;
 /// The registry forgets at most what it was told in this time, if it does not forget everything.
 const SNAPSHOT_US: u64 = 300_000;
 
@@ -108,8 +106,6 @@ impl World {
         let until = self.now + self.rng.between(1_000, 200_000);
         self.registry.go_away(until, REAP_GRACE_US);
         self.registry.forget(earlier);
-        // Whoever is not back in the list in time counts as dead.
-        self.disturb(LIST_SETTLES_US);
     }
 
     pub(crate) fn take_snapshot(&mut self) {

@@ -87,6 +87,7 @@ counts! {
     events, said, acked, refused, conflicts, read, live, records, logins, kicks, cuts, crashes, unknown, bounces,
     reused_slots, inbox_overflows, topics_lost, pull_required, resyncs, online, lapses, pauses, read_back,
     lists, leaves, adopted, strays, late_commits, torn, mended, gateway_deaths, stalls, tails_lost, registry_aways, registry_losses,
+    unrouted,
 }
 
 /// What happens only where there are several routers.
@@ -103,6 +104,7 @@ const OF_SEVERAL: &[&str] = &[
     "tails_lost",
     "registry_aways",
     "registry_losses",
+    "unrouted",
 ];
 
 impl Counts {

@@ -30,6 +30,10 @@ pub(crate) struct Link {
     pub(crate) session_at: u64,
     /// Claims that hold a route, until all are made.
     pub(crate) claimed: Option<BTreeSet<(u64, u64)>>,
+    /// The registry's, when it came up.
+    pub(crate) incarnation: u64,
+    /// No routes are compared before.
+    pub(crate) compare_from: u64,
     /// Open fetches: next offset and credit left.
     pub(crate) fetches: BTreeMap<u16, (u64, u64)>,
 }
@@ -99,10 +103,14 @@ impl World {
             lanes: self.shape.lanes(),
             partitions: PARTITIONS,
             registry_incarnation: router.incarnation,
-            features: if is_apart { feature::BUS_APART } else { 0 },
+            features: if is_apart {
+                feature::BUS_APART | feature::OWNED
+            } else {
+                0
+            },
             ..PeerInfo::default()
         };
-        let life = router.life;
+        let (life, incarnation) = (router.life, router.incarnation);
         let mut nonce = [9; 16];
         nonce[..8].copy_from_slice(&self.rng.next().to_le_bytes());
         let codec = LinkCodec::new(LinkRole::Router, info, secret(), nonce);
@@ -117,6 +125,8 @@ impl World {
             out_at: 0,
             session_at: 0,
             claimed: Some(BTreeSet::new()),
+            incarnation,
+            compare_from: 0,
             fetches: BTreeMap::new(),
         });
         nonce[0] ^= 1;
@@ -192,6 +202,7 @@ impl World {
             RecordKind::ClientFrame => self.client_frame(at, boot, record),
             RecordKind::Claim
             | RecordKind::Unclaim
+            | RecordKind::Owned
             | RecordKind::ClaimsBegin
             | RecordKind::ClaimsDone
             | RecordKind::Leave => {

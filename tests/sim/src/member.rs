@@ -256,7 +256,11 @@ impl World {
                 Errand::Look => Answer::Looked(registry.routers(now), registry.incarnation),
                 Errand::Join(above) => {
                     let joined = registry.join_router(&entry, above, now, until);
-                    Answer::Joined(joined, registry.incarnation)
+                    let answer = Answer::Joined(joined, registry.incarnation);
+                    if self.member_of(at).has_joined() {
+                        self.has_rejoined(at);
+                    }
+                    answer
                 }
                 Errand::Leave => {
                     registry.leave_router(boot);

@@ -57,6 +57,7 @@ impl Store {
             }
             Written::Recent(key, before) => put_back(&mut self.recent, key, before),
             Written::Outbox(row) => {
+                self.rowless.insert(row);
                 self.outbox.remove(&row);
             }
         }
@@ -134,6 +135,10 @@ impl Store {
         };
         // A whole commit of another had its row with it; where that is gone, all was consumed.
         let may_be_unpublished = !was_whole || author.writer == txn.writer;
+        if !may_be_unpublished && self.rowless.contains(&author.commit) {
+            let places = (from..=last).map(|seq| (id.clone(), seq));
+            self.untold.extend(places);
+        }
         let is_named = || {
             let row = self.outbox.get(&author.commit);
             row.is_some_and(|row| row.names(id, from, last))

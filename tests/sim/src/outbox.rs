@@ -12,9 +12,8 @@ use crate::world::{Event, World};
 const LATE_US: u64 = 3_000_000;
 /// Rows of the dead whom nobody saw go are looked for so often.
 const SWEEP_US: u64 = 6_000_000;
-
-/// What is published again may come so much later than what followed it.
-const BEHIND_US: u64 = 2_000_000;
+/// A router that is in the list again publishes what it had for so long: lookups may be away until then.
+const CATCHES_UP_US: u64 = 4_000_000;
 
 impl World {
     pub(crate) fn clear(&mut self, at: usize, rows: &[u64]) {
@@ -107,7 +106,6 @@ impl World {
             eprintln!("          {} publishes row {row} that was left", boot_of(life));
         }
         router.left_rows.insert(row);
-        self.disturb(BEHIND_US);
         let left = self.store.left_of(row);
         if left.is_empty() {
             // What it names is void, and for nobody.
@@ -119,12 +117,18 @@ impl World {
         true
     }
 
-    /// A record of this row is published. While nobody can be looked up, what is published again waits as well, and comes
-    /// so much later.
-    pub(crate) fn note_published(&mut self, at: usize, row: u64) {
-        let is_again = self.routers[at].left_rows.contains(&row) || self.store.is_adopted(row);
-        if is_again && self.faults.lookups {
-            self.disturb(BEHIND_US);
-        }
+    /// Whether what a router publishes of a row may have been published before, or come behind what followed it: somebody
+    /// left it, somebody else publishes it, too, or others may serve the lane, because the list does not name this router,
+    /// or did not a while ago. All that is fault or death; a router of the list that drains its lanes is not among it.
+    pub(crate) fn is_belated(&self, at: usize, row: u64) -> bool {
+        let router = &self.routers[at];
+        let is_left = router.left_rows.contains(&row) || self.store.is_adopted(row);
+        let is_listed = || self.registry.lists(BootId(boot_of(router.life)), self.now);
+        is_left || (router.member.is_some() && (!is_listed() || self.now < router.catches_up_until))
+    }
+
+    /// A router is in the list again that others may have taken for dead.
+    pub(crate) fn has_rejoined(&mut self, at: usize) {
+        self.routers[at].catches_up_until = self.now + CATCHES_UP_US;
     }
 }

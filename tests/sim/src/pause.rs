@@ -9,9 +9,6 @@ use crate::world::{Event, World};
 
 /// Longest pause.
 pub(crate) const PAUSE_US_MAX: u64 = 3_000_000;
-/// A router that went on publishes what it had for so long, whoever did meanwhile.
-const CATCHES_UP_US: u64 = 2_000_000;
-
 /// A process that can stand still, by its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
@@ -46,6 +43,7 @@ impl World {
             Event::LinkIn(link, _)
             | Event::Claim(link, ..)
             | Event::Unclaim(link, ..)
+            | Event::Owned(link, ..)
             | Event::ClaimsBegin(link)
             | Event::ClaimsDone(link, _)
             | Event::Leave(link)
@@ -126,9 +124,6 @@ impl World {
         let still = self.standstill(standing);
         still.is_on = false;
         let held = std::mem::take(&mut still.held);
-        if matches!(standing, Standing::Router(_)) {
-            self.disturb(CATCHES_UP_US);
-        }
         // Sockets and inboxes are looked at before deadlines.
         let (deadlines, others): (Vec<_>, Vec<_>) = held
             .into_iter()

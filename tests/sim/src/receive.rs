@@ -186,6 +186,7 @@ impl World {
             self.frame(at, socket, &frame);
         }
         if let Some(code) = closed {
+            self.told_to_go(at, socket, code);
             self.terminals[at].is_replaced = code == 4501;
             self.up(
                 socket,
@@ -269,10 +270,10 @@ impl World {
             self.counts.live += 1;
             let since = self.sockets[socket].since;
             let seqs = self.sockets[socket].live.entry(conv.clone()).or_default();
-            let is_doubled = seqs.contains(&seq) && self.restarted_at < since;
+            let is_doubled = seqs.contains(&seq) && self.disturbed_at < since;
             let is_reordered = seqs.last().is_some_and(|last| *last > seq)
-                && self.restarted_at < since
-                && self.bus_disturbed_at < since;
+                && self.disturbed_at < since
+                && self.reordered_at < since;
             seqs.push(seq);
             if is_doubled {
                 self.violation(format!(

@@ -22,10 +22,14 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// Whether both cannot be online.
+    pub(crate) fn conflicts(&self, other: &Self) -> bool {
+        let one_per_device = other.terminal == Terminal::Web as u8 || other.terminal == Terminal::Bot as u8;
+        self.terminal == other.terminal && (!one_per_device || self.device == other.device)
+    }
+
     fn is_in_the_way(&self, wanted: &Self) -> bool {
-        let one_per_device = wanted.terminal == Terminal::Web as u8 || wanted.terminal == Terminal::Bot as u8;
-        let conflicts = self.terminal == wanted.terminal && (!one_per_device || self.device == wanted.device);
-        conflicts || (self.boot == wanted.boot && self.conn == wanted.conn)
+        self.conflicts(wanted) || (self.boot == wanted.boot && self.conn == wanted.conn)
     }
 
     /// Whether this one stays against a claim that conflicts with it.
@@ -276,6 +280,12 @@ impl Registry {
         if let Some(router) = self.memory.routers.get_mut(&boot) {
             router.drained = version;
         }
+    }
+
+    /// Whether a router is in the list, and nobody can have taken it out.
+    pub(crate) fn lists(&self, boot: BootId, now: u64) -> bool {
+        let router = self.memory.routers.get(&boot);
+        router.is_some_and(|router| router.until >= now || now < self.bury_from)
     }
 
     /// The list, without those whose leases ran out.

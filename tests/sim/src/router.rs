@@ -49,6 +49,10 @@ pub(crate) struct Router {
     pub(crate) drains: Vec<(u64, BTreeSet<u64>)>,
     /// Outbox rows that it was told of.
     pub(crate) told_rows: BTreeSet<u64>,
+    /// Until then it publishes what it had when others may have served its lanes.
+    pub(crate) catches_up_until: u64,
+    /// Records that it published.
+    pub(crate) published: BTreeSet<(u64, u16, u64)>,
     /// Those of them that were left, and may have been published before.
     pub(crate) left_rows: BTreeSet<u64>,
     /// Own commits that it did not see whole.
@@ -82,6 +86,8 @@ impl Router {
             untaken: BTreeSet::new(),
             drains: Vec::new(),
             told_rows: BTreeSet::new(),
+            catches_up_until: 0,
+            published: BTreeSet::new(),
             left_rows: BTreeSet::new(),
             doubts: Doubts::new(),
             offline: BTreeSet::new(),
@@ -167,7 +173,8 @@ impl World {
         self.last_life += 1;
         let life = self.last_life;
         if !self.shape.is_cluster() {
-            self.restarted_at = self.now;
+            // What its last life published may have arrived, and is published again.
+            self.disturbed_at = self.now;
             self.registry = Registry::of(u64::from(life));
             self.topics.clear();
         }
@@ -215,7 +222,6 @@ impl World {
             return;
         }
         self.counts.crashes += 1;
-        self.restarted_at = self.restarted_at.max(self.now);
         self.end_router(at);
         let down = self.rng.between(1_000, 600_000);
         self.restart_router(at, down);

@@ -78,6 +78,11 @@ pub(crate) struct Store {
     pub(crate) recent: BTreeMap<(UserId, ConvId), u64>,
     /// Commits that are there in part.
     pub(crate) torn: BTreeSet<u64>,
+    /// Those of them whose outbox row is not there.
+    pub(crate) rowless: BTreeSet<u64>,
+    /// Messages of such commits where all else was there when another router met them, so that they looked as if they had been
+    /// consumed: they are told of by what follows.
+    pub(crate) untold: BTreeSet<(ConvId, u64)>,
     /// Rows of the last transaction, in the order in which they were written.
     pub(crate) written: Vec<Written>,
 }
@@ -278,7 +283,7 @@ impl Store {
     /// Whether a message must be pushed to a user who is online: of a user's stays the last counts.
     pub(crate) fn must_see(&self, id: &ConvId, user: &UserId, seq: u64) -> bool {
         let conv = self.convs.get(id);
-        if conv.is_some_and(|conv| conv.mended.contains(user)) {
+        if conv.is_some_and(|conv| conv.mended.contains(user)) || self.untold.contains(&(id.clone(), seq)) {
             return false;
         }
         match conv
@@ -290,8 +295,8 @@ impl Store {
         }
     }
 
-    /// How far each conversation of a user goes for him. What is there in part is found and published later, or taken
-    /// back: neither that nor a stay that began with it counts.
+    /// How far each conversation of a user goes for him. What is there in part was acknowledged to nobody; it is found and
+    /// published later, to the routes that there are then, or taken back: neither that nor a stay that began with it counts.
     pub(crate) fn places(&self, user: &UserId) -> BTreeMap<ConvId, u64> {
         let upto = |(id, conv): (&ConvId, &Conv)| {
             let is_torn = self.torn.contains(&conv.author.commit);

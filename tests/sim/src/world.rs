@@ -17,7 +17,7 @@ use corelane_router_core::append::Committed;
 use corelane_router_core::event::Input;
 
 use crate::bus::Partition;
-use crate::claims::Kept;
+use crate::claims::{Claimant, Kept};
 use crate::gateway::Socket;
 use crate::link::Link;
 use crate::member::Step;
@@ -83,6 +83,8 @@ pub(crate) enum Event {
     Core(u32, Box<Input>),
     Claim(usize, UserId, Session),
     Unclaim(usize, UserId, Session),
+    /// A session says that it holds its route.
+    Owned(usize, UserId, Session),
     ClaimsBegin(usize),
     ClaimsDone(usize, u64),
     /// A gateway gives its boot up.
@@ -171,6 +173,10 @@ pub(crate) struct World {
     pub(crate) dead_doubts: BTreeSet<(u32, ConvId)>,
     /// Kicks that ended with their router, and may have reached nobody.
     pub(crate) lost_kicks: Vec<Kept>,
+    /// Sessions whose claims were refused.
+    pub(crate) refused: BTreeSet<Claimant>,
+    /// Sockets of sessions that had no route, and nothing but that to be told so by.
+    pub(crate) unexplained: BTreeSet<usize>,
     /// Lives of all routers are counted together.
     pub(crate) last_life: u32,
     pub(crate) registry: Registry,
@@ -182,9 +188,11 @@ pub(crate) struct World {
     pub(crate) lookups_from: u64,
     /// The next record finds no room: one that maybe nothing comes after.
     pub(crate) last_overflow: bool,
-    // What disturbed order or doubled, last.
-    pub(crate) restarted_at: u64,
-    pub(crate) bus_disturbed_at: u64,
+    /// When something was last published that its receivers may have, or that comes behind what followed it: from then on
+    /// the connections that there are may get it so. It was looked up who gets it, so later ones do not.
+    pub(crate) disturbed_at: u64,
+    /// The same of what is sent again, or late, under its old number: that may only come behind what followed it.
+    pub(crate) reordered_at: u64,
     pub(crate) next_api: u64,
     pub(crate) violations: Vec<String>,
     pub(crate) counts: crate::Counts,
@@ -233,6 +241,8 @@ impl World {
             routers: shape.routers().iter().map(|node| Router::new(node)).collect(),
             dead_doubts: BTreeSet::new(),
             lost_kicks: Vec::new(),
+            refused: BTreeSet::new(),
+            unexplained: BTreeSet::new(),
             last_life: 0,
             registry: Registry::default(),
             snapshot: Memory::default(),
@@ -240,8 +250,8 @@ impl World {
             last_append: 0,
             lookups_from: 0,
             last_overflow: false,
-            restarted_at: 0,
-            bus_disturbed_at: 0,
+            disturbed_at: 0,
+            reordered_at: 0,
             next_api: 1,
             violations: Vec::new(),
             counts: crate::Counts::default(),
@@ -321,11 +331,6 @@ impl World {
         }
     }
 
-    /// From now on, and for `time`, deliveries may be doubled or come in another order.
-    pub(crate) fn disturb(&mut self, time: u64) {
-        self.restarted_at = self.restarted_at.max(self.now + time);
-    }
-
     /// Runs to the end.
     pub(crate) fn run(&mut self) {
         let mut count = 0;
@@ -394,6 +399,7 @@ impl World {
             Event::Core(life, input) => self.core_input(life, *input),
             Event::Claim(link, user, session) => self.claim(link, &user, session),
             Event::Unclaim(link, user, session) => self.unclaim(link, user, &session),
+            Event::Owned(link, user, session) => self.compare(link, &user, &session),
             Event::ClaimsBegin(link) => self.claims_begin(link),
             Event::ClaimsDone(link, up_to) => self.claims_done(link, up_to),
             Event::Leave(link) => self.gateway_left(link),
