@@ -32,7 +32,7 @@ impl World {
     }
 
     fn fault_of_several(&mut self) {
-        match self.rng.below(28) {
+        match self.rng.below(30) {
             0..4 => self.cut_some_link(),
             4..7 => self.change_some_member(),
             7..9 if self.faults.router => {
@@ -47,12 +47,12 @@ impl World {
                 }
             }
             14..19 if self.faults.moves => self.move_some_router(),
-            19 if self.faults.gateway_dies => self.gateway_dies(),
-            20 if self.faults.registry_away => self.registry_leaves(),
-            21 if self.faults.registry_forgets => self.registry_forgets(),
-            22 if self.faults.topics => self.delete_topic(),
-            23..25 if self.faults.topics => self.stall_partition(),
-            25..27 if self.faults.bus_loses => self.cut_partition(),
+            19..22 if self.faults.gateway_dies => self.gateway_dies(),
+            22 if self.faults.registry_away => self.registry_leaves(),
+            23 if self.faults.registry_forgets => self.registry_forgets(),
+            24 if self.faults.topics => self.delete_topic(),
+            25..27 if self.faults.topics => self.stall_partition(),
+            27..29 if self.faults.bus_loses => self.cut_partition(),
             _ => {}
         }
     }

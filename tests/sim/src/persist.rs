@@ -98,7 +98,7 @@ impl World {
                 }
             }
             let done = self.store.commit(batch, txn);
-            let may_tear = self.faults.torn && !self.calm && self.rng.chance(40);
+            let may_tear = self.faults.torn && !self.calm && self.rng.chance(60);
             if !may_tear || !self.store.tear(&mut self.rng) {
                 return Some(done);
             }

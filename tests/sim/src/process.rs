@@ -16,6 +16,8 @@ use crate::world::{Event, Gateway, PARTITIONS, World, secret};
 const FIRST_WAKE_US: u64 = 1_000;
 /// A gateway that died is back after this time at the latest.
 pub(crate) const REBIRTH_US_MAX: u64 = 2_000_000;
+/// One that is started anew at once is back after this time: routers, and routes, are as they were when it died.
+const REBIRTH_AT_ONCE_US_MAX: u64 = 100_000;
 
 /// A gateway process.
 #[derive(Debug)]
@@ -155,7 +157,12 @@ impl World {
             let arrives = (self.now + delay).max(socket.down_at + 1);
             self.at_time(arrives, Event::Hangup(at));
         }
-        let down = self.rng.between(1_000, REBIRTH_US_MAX);
+        let longest = if self.rng.chance(500) {
+            REBIRTH_AT_ONCE_US_MAX
+        } else {
+            REBIRTH_US_MAX
+        };
+        let down = self.rng.between(1_000, longest);
         self.after(down, Event::Reborn(process));
     }
 

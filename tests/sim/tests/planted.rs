@@ -1,20 +1,18 @@
 //! A simulation that finds nothing proves nothing: each bug that can be planted is found.
 //!
 //! One build with the feature `planted` holds all of them; which one the code has is chosen at run time. A bug that is
-//! named in the `planted.rs` of a core, or in that of the model, is tried here: there is no second list.
+//! named in the `planted.rs` of a core, or in that of the model, is tried here: there is no second list. A seed is run with
+//! one router and with several; one that finds something is run again without the bug, and must find nothing then.
+//!
 //! `CORELANE_SIM_BUG` tries these, with commas between them, on [`SEEDS`] or on `CORELANE_SIM_SEED` alone, and with
-//! `CORELANE_SIM_TRACE=1` events are printed; `CORELANE_SIM_BUGS` tries so many, of all kinds. A seed is run with one router
-//! and with several.
+//! `CORELANE_SIM_TRACE=1` events are printed. `CORELANE_SIM_BUGS` tries so many, of all kinds; `CORELANE_SIM_SAMPLE`, any
+//! number, says which.
 #![cfg(feature = "planted")]
-
-use std::ops::Range;
 
 use corelane_sim::Shape;
 
 /// A bug that these seeds do not find is not found.
 const SEEDS: u64 = 1000;
-/// Without a bug these seeds find nothing.
-const CONTROL_SEEDS: u64 = 50;
 
 #[derive(Debug, Clone, Copy)]
 struct Planted {
@@ -22,8 +20,15 @@ struct Planted {
     bug: &'static str,
 }
 
-/// The first seed that finds something, with which shape, and what.
-type Found = Option<(u64, Shape, String)>;
+/// The first run that finds something.
+#[derive(Debug)]
+struct Find {
+    seed: u64,
+    shape: Shape,
+    text: String,
+    /// What the same run finds without the bug.
+    without: Option<String>,
+}
 
 fn planted() -> Vec<Planted> {
     let places = [
@@ -45,11 +50,15 @@ fn wanted(all: &[Planted]) -> Vec<Planted> {
         let bugs = names.map(|name| known(name).unwrap_or_else(|| panic!("{name:?} is none of {all:?}")));
         return bugs.collect();
     }
+    let Some(count) = number("CORELANE_SIM_BUGS") else {
+        return all.to_vec();
+    };
     // Spread over the list, so that gateway, router and model are among them.
-    let count =
-        number("CORELANE_SIM_BUGS").map_or(all.len(), |count| usize::try_from(count).unwrap_or(usize::MAX));
-    let step = all.len().div_ceil(count.clamp(1, all.len()));
-    all.iter().step_by(step).copied().collect()
+    let count = usize::try_from(count).unwrap_or(usize::MAX).min(all.len());
+    let sample = number("CORELANE_SIM_SAMPLE").unwrap_or(0) % all.len() as u64;
+    let first = usize::try_from(sample).expect("below a length");
+    let places = (0..count).map(|nth| (first + nth * all.len() / count) % all.len());
+    places.filter_map(|place| all.get(place).copied()).collect()
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -60,14 +69,8 @@ fn number(name: &str) -> Option<u64> {
     )
 }
 
-fn first_violation(seeds: Range<u64>) -> Found {
-    let run = |seed, shape| {
-        let violations = corelane_sim::run(shape, seed).err()?;
-        Some((seed, shape, violations.into_iter().next()?))
-    };
-    seeds
-        .into_iter()
-        .find_map(|seed| run(seed, Shape::Alone).or_else(|| run(seed, Shape::Cluster)))
+fn violation(seed: u64, shape: Shape) -> Option<String> {
+    corelane_sim::run(shape, seed).err()?.into_iter().next()
 }
 
 fn plant(bug: &str) {
@@ -76,20 +79,33 @@ fn plant(bug: &str) {
     corelane_sim::plant(bug);
 }
 
-fn find(planted: Planted) -> Found {
+fn find(planted: Planted) -> Option<Find> {
     plant(planted.bug);
-    let found = first_violation(number("CORELANE_SIM_SEED").map_or(0..SEEDS, |seed| seed..seed + 1));
+    let mut seeds = number("CORELANE_SIM_SEED").map_or(0..SEEDS, |seed| seed..seed + 1);
+    let found = seeds.find_map(|seed| {
+        let shapes = [Shape::Alone, Shape::Cluster];
+        shapes
+            .into_iter()
+            .find_map(|shape| Some((seed, shape, violation(seed, shape)?)))
+    });
     plant("");
-    found
+    let (seed, shape, text) = found?;
+    Some(Find {
+        seed,
+        shape,
+        text,
+        without: violation(seed, shape),
+    })
 }
 
 #[test]
 fn every_planted_bug_is_found() {
     let bugs = wanted(&planted());
-    assert_eq!(
-        first_violation(0..CONTROL_SEEDS),
-        None,
-        "no bug is planted, and something is found"
+    let names: Vec<&str> = bugs.iter().map(|planted| planted.bug).collect();
+    println!(
+        "{} bugs; again: CORELANE_SIM_BUG={}",
+        names.len(),
+        names.join(",")
     );
 
     // A bug may show as a panic of a core: what it says is in the table.
@@ -98,13 +114,23 @@ fn every_planted_bug_is_found() {
     let found = corelane_sim::for_each(&bugs, find);
     std::panic::set_hook(hook);
 
-    let mut missed = Vec::new();
+    let (mut missed, mut false_finds) = (Vec::new(), Vec::new());
     for (Planted { place, bug }, found) in bugs.iter().zip(found) {
-        if let Some((seed, shape, text)) = found {
-            println!("{place:<8} {bug:<26} seed {seed:>3} {shape:<7?}  {text:.150}");
-        } else {
+        let Some(Find {
+            seed,
+            shape,
+            text,
+            without,
+        }) = found
+        else {
             println!("{place:<8} {bug:<26} NOT FOUND in {SEEDS} seeds");
-            missed.push(bug);
+            missed.push(*bug);
+            continue;
+        };
+        println!("{place:<8} {bug:<26} seed {seed:>3} {shape:<7?}  {text:.150}");
+        if let Some(text) = without {
+            println!("    without it, too: {text}");
+            false_finds.push((seed, shape));
         }
     }
     assert!(
@@ -112,5 +138,9 @@ fn every_planted_bug_is_found() {
         "{} of {} bugs are not found: {missed:?}",
         missed.len(),
         bugs.len()
+    );
+    assert!(
+        false_finds.is_empty(),
+        "runs that find something without a bug prove nothing: {false_finds:?}"
     );
 }
