@@ -319,7 +319,12 @@ impl Shard {
         if let Ok(header) = header
             && header.number != 0
         {
-            let key = (header.router_boot, partition);
+            let router_boot = if Bug::RoutersNotToldApart.is_planted() {
+                0
+            } else {
+                header.router_boot
+            };
+            let key = (router_boot, partition);
             self.know_boot(header.router_boot);
             let taken = self.consumer.take(key, header.number);
             self.consumer.note(key, bytes.len(), self.now.mono + REPORT_PACE);
@@ -489,7 +494,11 @@ impl Shard {
         self.consumer.unreported_bytes = 0;
         for key in std::mem::take(&mut self.consumer.changed) {
             // Without a link to that router it is reported on the next one to it.
-            let router = self.links.to_boot(key.0);
+            let router = if Bug::ReportToHome.is_planted() {
+                self.links.home
+            } else {
+                self.links.to_boot(key.0)
+            };
             let (Some(at), Some(numbers)) = (router, self.consumer.numbers.get(&key)) else {
                 continue;
             };

@@ -17,6 +17,7 @@ use corelane_protocol::link::record::{Record, RecordKind};
 
 use crate::link::Link;
 use crate::links::LinkIndex;
+use crate::planted::Bug;
 use crate::shard::Shard;
 
 const _: () = assert!(
@@ -87,7 +88,9 @@ impl Shard {
             kind: RecordKind::ClaimsBegin as u8,
             ..Record::default()
         });
-        self.claim_all(has_forgotten);
+        if !(is_other_boot && Bug::HomeMovedUnclaimed.is_planted()) {
+            self.claim_all(has_forgotten);
+        }
         self.fetch_all(is_other_boot);
     }
 }

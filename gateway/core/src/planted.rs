@@ -34,6 +34,8 @@ bugs! {
     GenerationIgnored,
     /// Records are reported consumed that other shards never get.
     HandOverForgotten,
+    /// The sessions do not claim at a home that is another router than before.
+    HomeMovedUnclaimed,
     /// A session that a newer login replaced stays.
     KickIgnored,
     /// A send that was answered `retry` is acknowledged after all.
@@ -44,12 +46,22 @@ bugs! {
     LossWaitedFor,
     /// What is unanswered when a link is lost is forgotten.
     LostNotAnswered,
+    /// The gate of a conversation whose lane moved stays open.
+    MovedGateOpen,
     /// A record that was taken before is delivered again.
     NumberNotChecked,
+    /// Numbers that were taken under an earlier boot of the gateway count under the next.
+    NumbersOutliveBoot,
     /// The offsets of an earlier router life are used in the next.
     OffsetsKept,
     /// What found no room in the inbox is not told.
     OverflowIgnored,
+    /// What was consumed is reported to the home, whoever numbered it.
+    ReportToHome,
+    /// Numbers of one router are taken for those of another.
+    RoutersNotToldApart,
+    /// Routes are not compared with the registry.
+    RoutesNotCompared,
     /// A session that was claimed again is not told to sync.
     ReclaimWithoutResync,
     /// A new link does not ask whether routes are still held.

@@ -16,6 +16,7 @@ use crate::behind::{Behind, PUBLICATIONS_MAX};
 use crate::event::{Input, Output};
 use crate::lanes::Lanes;
 use crate::outbox::Outbox;
+use crate::planted::Bug;
 use crate::publish::Publication;
 
 /// Counters by stage. Plain numbers: the core is their only writer.
@@ -69,8 +70,9 @@ pub(crate) struct LaneState {
 impl LaneState {
     /// Whether anything in it is still to be published here. What waits in a lane that was never served here is not.
     pub(crate) fn has_work(&self) -> bool {
-        let is_finished =
-            self.committing.is_empty() && self.publications.is_empty() && self.behind.len() == 0;
+        let is_published =
+            (self.publications.is_empty() && self.behind.len() == 0) || Bug::DrainedTooEarly.is_planted();
+        let is_finished = self.committing.is_empty() && is_published;
         !is_finished || (self.is_draining && self.queue.len() > 0)
     }
 }

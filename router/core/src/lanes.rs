@@ -17,6 +17,7 @@ use corelane_protocol::id::Lane;
 
 use crate::core::RouterCore;
 use crate::event::{LaneList, LaneRole, Output};
+use crate::planted::Bug;
 
 /// The lanes as last listed. Before the first list all are foreign.
 #[derive(Debug, Default)]
@@ -106,8 +107,12 @@ impl RouterCore {
     /// Whether what waits in a lane may be handed to the store.
     pub(crate) fn may_commit(&self, lane: Lane) -> bool {
         let is_draining = || self.lanes.get(&lane).is_some_and(|state| state.is_draining);
-        self.served.are_believed(self.now.mono)
-            && (self.served.role(lane) == LaneRole::Served || is_draining())
+        let is_served = match self.served.role(lane) {
+            LaneRole::Served => true,
+            LaneRole::Held => Bug::HeldLaneServed.is_planted(),
+            LaneRole::Foreign => false,
+        };
+        self.served.are_believed(self.now.mono) && (is_served || is_draining())
     }
 
     /// Something arrived that waits until the list was looked at.

@@ -20,6 +20,7 @@ use corelane_protocol::hash::router_of;
 use corelane_protocol::id::{BootId, Lane, NodeId};
 
 use crate::event::{LaneList, LaneRole};
+use crate::planted::Bug;
 
 /// A router process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,7 +242,7 @@ impl Place {
     fn others_have_drained(&self) -> bool {
         let has_drained = |boot: &BootId| {
             let version = self.list.drained.get(boot);
-            version.is_some_and(|version| *version >= self.joined_at)
+            version.is_some_and(|version| *version >= self.joined_at) || Bug::DrainNotAwaited.is_planted()
         };
         let mut others = self.list.routers.iter().filter(|router| router.boot != self.own);
         others.all(|router| has_drained(&router.boot))

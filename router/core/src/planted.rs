@@ -36,12 +36,20 @@ bugs! {
     CursorWithoutLag,
     /// The row of an earlier send with the same id is not looked at.
     DedupeSkipped,
+    /// A router that joined serves its lanes before those who had them have drained.
+    DrainNotAwaited,
+    /// A list is said to be drained while commits of lost lanes are still to be published.
+    DrainedTooEarly,
     /// What a port failed to answer is not asked again.
     FailureIsFinal,
     /// A reported gap is not sent again.
     GapNotResent,
     /// A retryable refusal leaves its gate open.
     GateNotClosed,
+    /// Records that a dead gateway did not consume are waited for.
+    GoneGatewayAwaited,
+    /// What arrives for a lane that is held is stored.
+    HeldLaneServed,
     /// What waits in the lane behind a refused send is stored.
     LaneOvertakes,
     /// Members that are remembered are taken for the present ones.
@@ -58,6 +66,8 @@ bugs! {
     OutboxClearedOnPublish,
     /// Only the first message of a conversation moves its recent rows.
     RecentNotMoved,
+    /// What a dead router left in the outbox is cleared, and not published.
+    RecoveredDropped,
     /// The sender's other terminals are not sent his messages.
     SenderNotLocated,
 }

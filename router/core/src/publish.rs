@@ -100,7 +100,7 @@ impl RouterCore {
     pub(crate) fn recovered(&mut self, recovered: Recovered, outputs: &mut Vec<Output>) {
         let (outbox, lane) = (recovered.outbox, recovered.lane);
         let stored = stored_of(recovered);
-        if stored.is_empty() {
+        if stored.is_empty() || Bug::RecoveredDropped.is_planted() {
             outputs.push(Output::ClearOutbox(vec![outbox]));
             return;
         }

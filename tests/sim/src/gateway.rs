@@ -8,6 +8,7 @@ use corelane_protocol::id::{AppId, ConnId, ConvId, UserId};
 use corelane_protocol::listener::ListenerKind;
 use corelane_protocol::ws::{Decoder, Role};
 
+use crate::planted::Bug;
 use crate::world::{Event, Gateway, World};
 
 /// One connection, both ends.
@@ -24,7 +25,7 @@ pub(crate) struct Socket {
     paused: bool,
     held: Vec<u8>,
     pub(crate) up_at: u64,
-    down_at: u64,
+    pub(crate) down_at: u64,
     /// The client does not read before.
     pub(crate) stuck_until: u64,
     // What the client knows of it.
@@ -164,9 +165,9 @@ impl World {
                 };
                 self.shard_input(shard, Input::Verified(conn, Ok(claims)));
             }
-            Output::LinkConnect(id, _) => {
+            Output::LinkConnect(id, address) => {
                 let delay = self.delay();
-                self.after(delay, Event::LinkUp(shard, id));
+                self.after(delay, Event::LinkUp(shard, id, address));
             }
             Output::LinkSend(id, span) => self.link_send(shard, id, span.to_vec()),
             Output::LinkClose(id) => {
@@ -177,8 +178,13 @@ impl World {
             }
             Output::ToShard(number, message) => self.to_shard(shard, number, message),
             Output::BootLost(boot) => self.boot_lost(shard, boot),
-            // Its bus is the routers', read over the link.
-            Output::Fetch { .. } | Output::Drained => {}
+            Output::Fetch {
+                boot,
+                partition,
+                from,
+                credit_bytes,
+            } => self.fetch_apart(shard, boot, partition, from, u64::from(credit_bytes)),
+            Output::Drained => {}
         }
     }
 
@@ -198,9 +204,20 @@ impl World {
             other => other,
         };
         let wait = self.rng.between(10, 2_000);
-        let arrives = (self.now + wait).max(self.gateways[to].inbox_at + 1);
-        self.gateways[to].inbox_at = arrives;
-        self.at_time(arrives, Event::Inbox(to, message));
+        self.to_inbox_after(to, wait, message);
+    }
+
+    /// The reader of the bus has something for a shard.
+    pub(crate) fn to_inbox(&mut self, shard: usize, message: ShardMessage) {
+        let delay = self.delay();
+        self.to_inbox_after(shard, delay, message);
+    }
+
+    /// Messages arrive in their order.
+    fn to_inbox_after(&mut self, shard: usize, wait: u64, message: ShardMessage) {
+        let arrives = (self.now + wait).max(self.gateways[shard].inbox_at + 1);
+        self.gateways[shard].inbox_at = arrives;
+        self.at_time(arrives, Event::Inbox(shard, message));
     }
 
     pub(crate) fn inbox(&mut self, shard: usize, message: ShardMessage) {
@@ -286,9 +303,8 @@ impl World {
         self.at_time(arrives, Event::Hangup(at));
         self.shard_input(shard, Input::Closed(conn));
         // The next one to come gets the slot: what is under way to this connection must not reach him.
-        self.gateways[shard]
-            .free_slots
-            .push((conn.slot(), conn.generation() + 1));
+        let generation = conn.generation() + u32::from(!Bug::SlotReusedEarly.is_planted());
+        self.gateways[shard].free_slots.push((conn.slot(), generation));
     }
 
     fn link_send(&mut self, shard: usize, id: LinkId, bytes: Vec<u8>) {

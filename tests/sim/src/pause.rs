@@ -1,45 +1,70 @@
-//! Processes of gateways that stand still and go on, and boots whose lease ran out meanwhile.
+//! Processes that stand still and go on.
 //!
-//! What would happen to a shard whose process stands still is held, in order, and happens in one turn when the process
-//! goes on; what its sockets had sent is on its way all the same.
+//! What would happen to a process that stands still is held, in order, and happens in one turn when it goes on; what its
+//! sockets had sent, and what it had asked a port for, is on its way all the same. What would happen to a gateway that is
+//! down happens to nobody.
 
-use corelane_protocol::frame;
-use corelane_protocol::link::body::Renewed;
-use corelane_protocol::link::record::RecordKind;
-use corelane_router_core::event::Input;
+use crate::member::Step;
+use crate::world::{Event, World};
 
-use crate::world::{CALM_AT, Event, World};
-
-/// Lease of a gateway, in microseconds.
-pub(crate) const LEASE_US: u64 = 1_000_000;
-/// How often leases are looked at.
-const REAP_US: u64 = 100_000;
 /// Longest pause.
-const PAUSE_US_MAX: u64 = 3_000_000;
-/// From here on every process has gone on and renewed its lease.
-const LAPSES_END_AT: u64 = CALM_AT + PAUSE_US_MAX + LEASE_US;
+pub(crate) const PAUSE_US_MAX: u64 = 3_000_000;
+/// A process that can stand still, by its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Gateway(usize),
+    Router(usize),
+}
 
-/// A gateway process.
+/// Whether a process stands still, and what waits for it.
 #[derive(Debug)]
-pub(crate) struct Process {
-    pub(crate) boot: u64,
-    stands_still: bool,
+pub(crate) struct Standstill {
+    pub(crate) is_on: bool,
     held: Vec<Event>,
 }
 
-impl Process {
-    pub(crate) fn new(boot: u64) -> Self {
+impl Standstill {
+    /// It runs.
+    pub(crate) const fn new() -> Self {
         Self {
-            boot,
-            stands_still: false,
+            is_on: false,
             held: Vec::new(),
         }
     }
 }
 
 impl World {
-    pub(crate) fn boot_of(&self, shard: usize) -> u64 {
-        self.processes[self.gateways[shard].process].boot
+    /// The process that an event happens to.
+    pub(crate) fn standing_of(&self, event: &Event) -> Option<Standing> {
+        if let Some(shard) = self.shard_of(event) {
+            return Some(Standing::Gateway(self.gateways[shard].process));
+        }
+        let life = match event {
+            Event::LinkIn(link, _)
+            | Event::Claim(link, ..)
+            | Event::Unclaim(link, ..)
+            | Event::Owned(link, ..)
+            | Event::ClaimsBegin(link)
+            | Event::ClaimsDone(link, _)
+            | Event::Leave(link)
+            | Event::Request(link, _) => self.links[*link].life,
+            // It left before.
+            Event::Member(_, Step::Do(..)) => return None,
+            Event::Reap(life)
+            | Event::Committed(life, ..)
+            | Event::Stray(life, _)
+            | Event::Settle(life)
+            | Event::Core(life, _)
+            | Event::Bounced(life, ..)
+            | Event::TopicLost(life, _)
+            | Event::Member(life, _)
+            | Event::Noticed(life)
+            | Event::Sweep(life)
+            | Event::Adopt(life, _)
+            | Event::Stop(life) => *life,
+            _ => return None,
+        };
+        self.router_of(life).map(Standing::Router)
     }
 
     /// The shard that an event happens to.
@@ -47,7 +72,7 @@ impl World {
         match event {
             Event::Wake(shard)
             | Event::Inbox(shard, _)
-            | Event::LinkUp(shard, _)
+            | Event::LinkUp(shard, ..)
             | Event::LinkSent(shard, _)
             | Event::LinkLost(shard, _)
             | Event::NewBoot(shard, _) => Some(*shard),
@@ -61,74 +86,50 @@ impl World {
         }
     }
 
-    /// Holds an event whose shard stands still; gives back any other.
+    fn standstill(&mut self, standing: Standing) -> &mut Standstill {
+        match standing {
+            Standing::Gateway(process) => &mut self.processes[process].still,
+            Standing::Router(router) => &mut self.routers[router].still,
+        }
+    }
+
+    /// Holds an event whose process stands still; gives back any other.
     pub(crate) fn hold(&mut self, event: Event) -> Option<Event> {
-        let process = self.shard_of(&event).map(|shard| self.gateways[shard].process);
-        let Some(process) = process.filter(|process| self.processes[*process].stands_still) else {
+        let Some(standing) = self.standing_of(&event) else {
             return Some(event);
         };
-        self.processes[process].held.push(event);
+        if let Standing::Gateway(process) = standing
+            && self.processes[process].is_down
+        {
+            return None;
+        }
+        let still = self.standstill(standing);
+        if !still.is_on {
+            return Some(event);
+        }
+        still.held.push(event);
         None
     }
 
-    pub(crate) fn stand_still(&mut self) {
-        let process = self.rng.below(self.processes.len() as u64) as usize;
-        if std::mem::replace(&mut self.processes[process].stands_still, true) {
+    pub(crate) fn stand_still(&mut self, standing: Standing) {
+        if std::mem::replace(&mut self.standstill(standing).is_on, true) {
             return;
         }
+        self.counts.pauses += 1;
         let time = self.rng.between(100_000, PAUSE_US_MAX);
-        self.after(time, Event::GoOn(process));
+        self.after(time, Event::GoOn(standing));
     }
 
-    pub(crate) fn go_on(&mut self, process: usize) {
-        self.processes[process].stands_still = false;
-        let held = std::mem::take(&mut self.processes[process].held);
+    pub(crate) fn go_on(&mut self, standing: Standing) {
+        let still = self.standstill(standing);
+        still.is_on = false;
+        let held = std::mem::take(&mut still.held);
         // Sockets and inboxes are looked at before deadlines.
-        let (wakes, others): (Vec<_>, Vec<_>) = held
+        let (deadlines, others): (Vec<_>, Vec<_>) = held
             .into_iter()
-            .partition(|event| matches!(event, Event::Wake(_)));
-        for event in others.into_iter().chain(wakes) {
+            .partition(|event| matches!(event, Event::Wake(_) | Event::Reap(_)));
+        for event in others.into_iter().chain(deadlines) {
             self.happen(event);
-        }
-    }
-
-    /// A shard was told that its boot is dead: the process takes one new boot, however many shards say so.
-    pub(crate) fn boot_lost(&mut self, shard: usize, boot: u64) {
-        let process = self.gateways[shard].process;
-        if self.processes[process].boot != boot {
-            return;
-        }
-        self.last_boot += 1;
-        self.processes[process].boot = self.last_boot;
-        for shard in 0..self.gateways.len() {
-            if self.gateways[shard].process == process {
-                let wait = self.rng.between(10, 20_000);
-                self.after(wait, Event::NewBoot(shard, self.last_boot));
-            }
-        }
-    }
-
-    /// The router looks at the leases.
-    pub(crate) fn reap(&mut self, life: u32) {
-        if life != self.life || self.core.is_none() {
-            return;
-        }
-        self.after(REAP_US, Event::Reap(life));
-        for boot in self.registry.reap(self.now) {
-            self.counts.lapses += 1;
-            if self.now > LAPSES_END_AT {
-                self.violation(format!(
-                    "the lease of {boot} ran out although nothing stood still"
-                ));
-            }
-            self.topics.retain(|(owner, _), _| *owner != boot);
-            self.core_input(life, Input::GatewayGone(boot));
-            let body = frame::archive(&Renewed { alive: false });
-            for link in 0..self.links.len() {
-                if self.links[link].boot() == Some(boot) {
-                    self.push(link, RecordKind::Renewed, 0, 0, 0, &body);
-                }
-            }
         }
     }
 }

@@ -1,63 +1,110 @@
 //! The log in memory, by the rules of `decide`: what a store adapter does in its transaction.
 //!
-//! Owns the only truth of a run. It outlives routers; a commit of a router that died before it was applied never is.
-//! A transaction has the time at which it began and is seen later, as in a store that is elsewhere.
+//! Owns the only truth of a run. It outlives routers. A transaction has the time at which it began and is seen later, as in
+//! a store that is elsewhere; one of a router that lives decides by what it reads when it is applied, and what becomes of
+//! one whose router died is looked at in `persist.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use corelane_protocol::frame::body::ConvState;
 use corelane_protocol::frame::kind;
-use corelane_protocol::id::{AppId, ClientMsgId, ConvId, Lane, UserId};
+use corelane_protocol::id::{AppId, ConvId, Lane, UserId};
 use corelane_router_core::append::{Append, Appended, Batch, Committed, Dedupe, Facts, Head, Member};
-use corelane_router_core::decide::{self, Decision, decide, oldest_id_ms};
+use corelane_router_core::decide::{self, Decision, Row, decide, oldest_id_ms};
 
-/// A message of the log.
+use crate::conv::{Author, Conv, Entry, Stays};
+use crate::planted::Bug;
+
+/// An outbox row.
 #[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) sender: UserId,
-    pub(crate) id: ClientMsgId,
-    pub(crate) n: u64,
-    /// When it was seen first, on the clock of the run.
-    pub(crate) stored_at: u64,
-    pub(crate) payload: Vec<u8>,
-    pub(crate) frame: Vec<u8>,
+pub(crate) struct OutboxRow {
+    lane: Lane,
+    /// Boot of the router that wrote it.
+    writer: u64,
+    /// Per conversation the first and last seq.
+    spans: Vec<(ConvId, u64, u64)>,
 }
 
-/// A conversation.
-#[derive(Debug, Default)]
-pub(crate) struct Conv {
-    pub(crate) head: Head,
-    pub(crate) log: Vec<Entry>,
-    /// Of groups: when each user joined and left; `u64::MAX` for "is there".
-    members: BTreeMap<UserId, Vec<(u64, u64)>>,
-    /// Read marks: seq and n.
-    reads: BTreeMap<UserId, (u64, u64)>,
+impl OutboxRow {
+    /// Whether it says that these places of a conversation are to be published.
+    pub(crate) fn names(&self, id: &ConvId, from: u64, last: u64) -> bool {
+        let mut spans = self.spans.iter();
+        spans.any(|(conv, first, end)| conv == id && *first <= from && last <= *end)
+    }
+
+    /// Conversations that it names.
+    pub(crate) fn convs(&self) -> BTreeSet<ConvId> {
+        self.spans.iter().map(|(conv, ..)| conv.clone()).collect()
+    }
 }
 
-/// An outbox row: its lane, and per conversation the first and last seq.
-pub(crate) type OutboxRow = (Lane, Vec<(ConvId, u64, u64)>);
+/// When a transaction began, when it is seen, and whose it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Txn {
+    /// By the store's clock.
+    pub(crate) begun_ms: u64,
+    pub(crate) now: u64,
+    /// Boot of the router.
+    pub(crate) writer: u64,
+}
 
-/// What an outbox row names of a conversation: row, lane, conversation, seq and frame of each message.
+/// Conversation, sender and id of a message.
+pub(crate) type Identity = (ConvId, UserId, [u8; 16]);
+
+/// A row that a transaction wrote, and what stood there.
+#[derive(Debug)]
+pub(crate) enum Written {
+    Message(ConvId, u64),
+    Dedupe(Identity, Option<Dedupe>),
+    Head(ConvId, Head, Author),
+    Stays(ConvId, UserId, Option<Stays>),
+    Recent((UserId, ConvId), Option<u64>),
+    Outbox(u64),
+}
+
+/// What an outbox row has to publish in a conversation: row, lane, conversation, seq and frame of each message.
 pub(crate) type Left = (u64, Lane, ConvId, Vec<(u64, Vec<u8>)>);
 
 /// The store.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     pub(crate) convs: BTreeMap<ConvId, Conv>,
-    dedupe: BTreeMap<(ConvId, UserId, [u8; 16]), Dedupe>,
+    pub(crate) dedupe: BTreeMap<Identity, Dedupe>,
     pub(crate) outbox: BTreeMap<u64, OutboxRow>,
-    last_row: u64,
+    /// Rows that somebody else than their writer published.
+    adopted: BTreeSet<u64>,
+    last_commit: u64,
     /// What sync reads: the bucket that a user's row of a conversation stands in.
-    recent: BTreeMap<(UserId, ConvId), u64>,
+    pub(crate) recent: BTreeMap<(UserId, ConvId), u64>,
+    /// Commits that are there in part.
+    pub(crate) torn: BTreeSet<u64>,
+    /// Those of them whose outbox row is not there.
+    pub(crate) rowless: BTreeSet<u64>,
+    /// Messages of such commits where all else was there when another router met them, so that they looked as if they had been
+    /// consumed: they are told of by what follows.
+    pub(crate) untold: BTreeSet<(ConvId, u64)>,
+    /// Rows of the last transaction, in the order in which they were written.
+    pub(crate) written: Vec<Written>,
+}
+
+pub(crate) fn identity(append: &Append) -> Identity {
+    (append.conv.clone(), append.sender.clone(), append.client_msg_id.0)
 }
 
 impl Store {
-    /// One transaction, which began at `begun_ms` and is seen from `now` on.
-    pub(crate) fn commit(&mut self, batch: &Batch, begun_ms: u64, now: u64) -> Committed {
+    /// Where the conversations of a batch end, in the order of its messages.
+    pub(crate) fn heads(&self, batch: &Batch) -> Vec<u64> {
+        let head = |append: &Append| self.convs.get(&append.conv).map_or(0, Conv::end);
+        batch.appends.iter().map(head).collect()
+    }
+
+    /// One transaction, which is seen from `txn.now` on.
+    pub(crate) fn commit(&mut self, batch: &Batch, txn: Txn) -> Committed {
+        self.begin();
         let mut spans: Vec<(ConvId, u64, u64)> = Vec::new();
         let mut answers = Vec::new();
         for append in &batch.appends {
-            let answer = self.append(append, begun_ms, now);
+            let answer = self.append(append, txn);
             if let Appended::Stored {
                 seq, repeated: false, ..
             } = &answer
@@ -69,48 +116,101 @@ impl Store {
             }
             answers.push(answer);
         }
-        let mut outbox = 0;
-        if !spans.is_empty() {
-            self.last_row += 1;
-            outbox = self.last_row;
-            self.outbox.insert(outbox, (batch.lane, spans));
+        let is_empty = spans.is_empty();
+        for (conv, first_seq, _) in &spans {
+            let author = Author {
+                writer: txn.writer,
+                commit: self.last_commit,
+                first_seq: *first_seq,
+            };
+            self.convs.entry(conv.clone()).or_default().author = author;
         }
+        let outbox = if is_empty {
+            0
+        } else {
+            self.put_row(batch.lane, txn.writer, spans)
+        };
         Committed::Done { answers, outbox }
     }
 
-    fn append(&mut self, append: &Append, begun_ms: u64, now: u64) -> Appended {
-        let key = (append.conv.clone(), append.sender.clone(), append.client_msg_id.0);
+    /// A transaction begins.
+    pub(crate) fn begin(&mut self) {
+        self.last_commit += 1;
+        self.written.clear();
+    }
+
+    /// Number of the last transaction.
+    pub(crate) const fn last_commit(&self) -> u64 {
+        self.last_commit
+    }
+
+    /// Writes the outbox row of the transaction under way.
+    pub(crate) fn put_row(&mut self, lane: Lane, writer: u64, spans: Vec<(ConvId, u64, u64)>) -> u64 {
+        let id = self.last_commit;
+        self.outbox.insert(id, OutboxRow { lane, writer, spans });
+        self.written.push(Written::Outbox(id));
+        id
+    }
+
+    /// What is known of an id. It counts only if its message is there.
+    pub(crate) fn dedupe(&self, append: &Append) -> Option<Dedupe> {
+        let known = self.dedupe.get(&identity(append)).copied()?;
+        let message = self.convs.get(&append.conv)?.log.get(&known.seq);
+        let is_there = message.is_some_and(|entry| {
+            entry.sender.as_ref() == Some(&append.sender) && entry.id == append.client_msg_id
+        });
+        (is_there || Bug::DedupeWithoutRow.is_planted()).then_some(known)
+    }
+
+    fn append(&mut self, append: &Append, txn: Txn) -> Appended {
         let known = self.convs.get(&append.conv);
+        let head = known.map(|conv| conv.head).filter(|head| head.seq > 0);
         let facts = Facts {
-            head: known.map(|conv| conv.head),
-            dedupe: self.dedupe.get(&key).copied(),
+            head,
+            dedupe: self.dedupe(append),
             sender_is_member: known.is_some_and(|conv| conv.is_member(&append.sender)),
             member_count: known.map_or(0, |conv| conv.present().count() as u64),
         };
-        let row = match decide(append, &facts, begun_ms, oldest_id_ms(begun_ms, begun_ms, 0)) {
-            Decision::Store(row) => row,
-            Decision::Repeat(answer) => return answer,
-            Decision::Refuse(code, text) => return Appended::Refused(code, text),
-        };
+        let oldest_ms = oldest_id_ms(txn.begun_ms, txn.begun_ms, 0);
+        match decide(append, &facts, txn.begun_ms, oldest_ms) {
+            Decision::Store(row) => self.write(append, row, txn.now),
+            Decision::Repeat(answer) => answer,
+            Decision::Refuse(code, text) => Appended::Refused(code, text),
+        }
+    }
+
+    fn write(&mut self, append: &Append, row: Row, now: u64) -> Appended {
         let dedupe = Dedupe {
             seq: row.seq,
             n: row.n,
             time_ms: row.time_ms,
             hash: row.hash,
         };
-        self.dedupe.insert(key, dedupe);
+        let key = identity(append);
+        let before = self.dedupe.insert(key.clone(), dedupe);
+        self.written.push(Written::Dedupe(key, before));
         let conv = self.convs.entry(append.conv.clone()).or_default();
+        let id = &append.conv;
+        self.written
+            .push(Written::Head(id.clone(), conv.head, conv.author));
         conv.head = row.head;
-        conv.log.push(Entry {
-            sender: append.sender.clone(),
+        let entry = Entry {
+            sender: Some(append.sender.clone()),
             id: append.client_msg_id,
-            n: row.n,
             stored_at: now,
             payload: append.payload.clone(),
             frame: row.frame.clone(),
-        });
+            dedupe,
+            change: (append.kind == kind::GROUP_CHANGE).then(|| append.members.clone()),
+        };
+        self.written.push(Written::Message(id.clone(), row.seq));
+        conv.log.insert(row.seq, entry);
         if append.kind == kind::GROUP_CHANGE {
-            conv.change(append, row.seq, row.n);
+            for user in append.members.join.iter().chain(&append.members.leave) {
+                let stays = conv.members.get(user).cloned();
+                self.written.push(Written::Stays(id.clone(), user.clone(), stays));
+            }
+            conv.change(&append.members, row.seq, row.n);
         }
         if append.moves_read_mark {
             conv.reads.insert(append.sender.clone(), (row.seq, row.n));
@@ -124,8 +224,7 @@ impl Store {
             }
         }
         for user in moved {
-            self.recent
-                .insert((user, append.conv.clone()), row.head.recent_bucket);
+            self.move_recent(user, id, row.head.recent_bucket);
         }
         Appended::Stored {
             seq: row.seq,
@@ -135,6 +234,12 @@ impl Store {
             member_version: row.head.conv_version,
             repeated: false,
         }
+    }
+
+    pub(crate) fn move_recent(&mut self, user: UserId, id: &ConvId, bucket: u64) {
+        let key = (user, id.clone());
+        let before = self.recent.insert(key.clone(), bucket);
+        self.written.push(Written::Recent(key, before));
     }
 
     /// Who is in a group, and who left it at `since` or later. Of a user's stays it is the last.
@@ -168,23 +273,46 @@ impl Store {
         if let Some((small, large)) = id.direct_users() {
             return small == *user || large == *user;
         }
-        let stays = self.convs.get(id).and_then(|conv| conv.members.get(user));
-        stays.is_some_and(|stays| stays.iter().any(|(join, leave)| (*join..=*leave).contains(&seq)))
+        let Some(conv) = self.convs.get(id) else {
+            return false;
+        };
+        let mut stays = conv.members.get(user).into_iter().flatten();
+        stays.any(|(join, leave)| (*join..=*leave).contains(&seq)) || conv.mended.contains(user)
     }
 
     /// Whether a message must be pushed to a user who is online: of a user's stays the last counts.
     pub(crate) fn must_see(&self, id: &ConvId, user: &UserId, seq: u64) -> bool {
-        let stays = self.convs.get(id).and_then(|conv| conv.members.get(user));
-        match stays.and_then(|stays| stays.last()) {
+        let conv = self.convs.get(id);
+        if conv.is_some_and(|conv| conv.mended.contains(user)) || self.untold.contains(&(id.clone(), seq)) {
+            return false;
+        }
+        match conv
+            .and_then(|conv| conv.members.get(user))
+            .and_then(|stays| stays.last())
+        {
             Some((join, leave)) => (*join..=*leave).contains(&seq),
             None => !id.is_group(),
         }
     }
 
-    /// How far each conversation of a user goes for him.
+    /// How far each conversation of a user goes for him. What is there in part was acknowledged to nobody; it is found and
+    /// published later, to the routes that there are then, or taken back: neither that nor a stay that began with it counts.
     pub(crate) fn places(&self, user: &UserId) -> BTreeMap<ConvId, u64> {
-        let upto = |id: &ConvId| Some((id.clone(), self.readable_upto(id, user)?));
-        self.convs.keys().filter_map(upto).collect()
+        let upto = |(id, conv): (&ConvId, &Conv)| {
+            let is_torn = self.torn.contains(&conv.author.commit);
+            let whole = if is_torn {
+                conv.author.first_seq - 1
+            } else {
+                conv.head.seq
+            };
+            if id.is_group() {
+                let mut stays = conv.members.get(user)?.iter().rev();
+                let (_, leave) = stays.find(|(join, _)| *join <= whole)?;
+                return Some((id.clone(), (*leave).min(whole)));
+            }
+            Some((id.clone(), self.readable_upto(id, user)?.min(whole)))
+        };
+        self.convs.iter().filter_map(upto).collect()
     }
 
     /// The conversations of a user.
@@ -206,18 +334,8 @@ impl Store {
     }
 
     fn state(&self, id: &ConvId, user: &UserId) -> Option<ConvState> {
-        let (conv, head_seq) = (self.convs.get(id)?, self.readable_upto(id, user)?);
-        let (read_seq, read_n) = conv.reads.get(user).copied().unwrap_or_default();
-        Some(ConvState {
-            conv: id.as_bytes().to_vec(),
-            head_seq,
-            head_n: conv.n_at(head_seq),
-            floor_seq: 0,
-            conv_version: conv.head.conv_version,
-            read_seq,
-            read_n,
-            last: Vec::new(),
-        })
+        let head_seq = self.readable_upto(id, user)?;
+        Some(self.convs.get(id)?.state(id, user, head_seq))
     }
 
     /// Moves a read mark. Returns where it is, and whether it moved.
@@ -240,61 +358,53 @@ impl Store {
         }
     }
 
-    /// What an earlier life left.
+    /// What all outbox rows have to publish, oldest first.
     pub(crate) fn left(&self) -> Vec<Left> {
-        self.outbox.keys().flat_map(|row| self.row(*row)).collect()
+        self.outbox.keys().flat_map(|id| self.left_of(*id)).collect()
     }
 
-    /// What a row names, by conversation.
-    pub(crate) fn row(&self, row: u64) -> Vec<Left> {
-        let Some((lane, spans)) = self.outbox.get(&row) else {
+    /// What an outbox row has to publish, by conversation; nothing if it is gone.
+    pub(crate) fn left_of(&self, id: u64) -> Vec<Left> {
+        let Some(row) = self.outbox.get(&id) else {
             return Vec::new();
         };
-        let left = |(id, first, last): &(ConvId, u64, u64)| {
-            let frames = self.range(id, *first, *last);
-            (row, *lane, id.clone(), frames)
+        let left = |(conv, first, last): &(ConvId, u64, u64)| {
+            // What is missing is of a commit that is to be mended; what is void is for nobody.
+            let found = self.range(conv, *first, *last).unwrap_or_default().into_iter();
+            let told = found.filter(|(_, entry)| entry.sender.is_some());
+            let frames = told.map(|(seq, entry)| (seq, entry.frame.clone()));
+            let frames: Vec<(u64, Vec<u8>)> = frames.collect();
+            (!frames.is_empty()).then(|| (id, row.lane, conv.clone(), frames))
         };
-        spans.iter().map(left).collect()
+        row.spans.iter().filter_map(left).collect()
     }
 
-    pub(crate) fn range(&self, id: &ConvId, first: u64, last: u64) -> Vec<(u64, Vec<u8>)> {
-        let log = self.convs.get(id).map_or(&[][..], |conv| &conv.log);
-        let numbered = (1..).zip(log).filter(|(seq, _)| (first..=last).contains(seq));
-        numbered.map(|(seq, entry)| (seq, entry.frame.clone())).collect()
-    }
-}
-
-impl Conv {
-    fn is_member(&self, user: &UserId) -> bool {
-        let stay = self.members.get(user).and_then(|stays| stays.last());
-        stay.is_some_and(|(_, leave)| *leave == u64::MAX)
+    /// Who has outbox rows.
+    pub(crate) fn writers(&self) -> BTreeSet<u64> {
+        self.outbox.values().map(|row| row.writer).collect()
     }
 
-    fn present(&self) -> impl Iterator<Item = &UserId> {
-        self.members.keys().filter(|user| self.is_member(user))
+    /// Rows of those writers that are `wanted`, oldest first.
+    pub(crate) fn rows_of(&self, wanted: impl Fn(u64) -> bool) -> Vec<u64> {
+        let rows = self.outbox.iter().filter(|(_, row)| wanted(row.writer));
+        rows.map(|(id, _)| *id).collect()
     }
 
-    fn n_at(&self, seq: u64) -> u64 {
-        let entry = self.log.get((seq as usize).wrapping_sub(1));
-        entry.map_or(0, |entry| entry.n)
+    pub(crate) fn note_adopted(&mut self, row: u64) {
+        self.adopted.insert(row);
     }
 
-    fn change(&mut self, append: &Append, seq: u64, n: u64) {
-        for user in &append.members.join {
-            if !self.is_member(user) {
-                self.members
-                    .entry(user.clone())
-                    .or_default()
-                    .push((seq, u64::MAX));
-                // What was said before he came is not unread for him.
-                self.reads.insert(user.clone(), (seq - 1, n));
-            }
-        }
-        for user in &append.members.leave {
-            if let Some((_, leave)) = self.members.get_mut(user).and_then(|stays| stays.last_mut()) {
-                *leave = (*leave).min(seq);
-            }
-        }
+    pub(crate) fn is_adopted(&self, row: u64) -> bool {
+        self.adopted.contains(&row)
+    }
+
+    /// The messages from `first` to `last`; `None` if one is missing.
+    pub(crate) fn range(&self, id: &ConvId, first: u64, last: u64) -> Option<Vec<(u64, &Entry)>> {
+        let Some(conv) = self.convs.get(id).filter(|_| first <= last) else {
+            return Some(Vec::new());
+        };
+        let entry = |seq| Some((seq, conv.log.get(&seq)?));
+        (first..=last.min(conv.head.seq)).map(entry).collect()
     }
 }
 

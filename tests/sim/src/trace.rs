@@ -10,21 +10,22 @@ pub(crate) fn line(event: &Event) -> String {
         Event::Down(socket, bytes) => format!("Down({socket}, {} bytes)", bytes.len()),
         Event::LinkIn(link, bytes) => format!("LinkIn({link}, {} bytes)", bytes.len()),
         Event::LinkOut(link, bytes) => format!("LinkOut({link}, {} bytes)", bytes.len()),
-        Event::Append(_, boot, partition, number, _) => format!("Append({boot}, {partition}, {number})"),
+        Event::Append(_, (boot, partition, number), ..) => format!("Append({boot}, {partition}, {number})"),
         Event::Inbox(shard, _) => format!("Inbox({shard})"),
-        Event::Committed(_, lane, committed) => {
+        Event::Committed(life, lane, committed) => {
             let text = format!("{committed:?}");
             format!(
-                "Committed({lane:?}, {})",
+                "Committed({life}, {lane:?}, {})",
                 text.get(..text.len().min(60)).unwrap_or("")
             )
         }
-        Event::Apply(_, batch, _) => {
+        Event::Apply(life, begun) => {
+            let batch = &begun.batch;
             let ids = batch
                 .appends
                 .iter()
                 .map(|append| crate::terminal::origin_of(append.client_msg_id.0));
-            format!("Apply({:?}, {:?})", batch.lane, ids.collect::<Vec<_>>())
+            format!("Apply({life}, {:?}, {:?})", batch.lane, ids.collect::<Vec<_>>())
         }
         other => format!("{other:?}"),
     }

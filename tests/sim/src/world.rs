@@ -1,32 +1,36 @@
 //! Everything of a run: virtual time, the queue of what happens, and the faults.
 //!
 //! Events of the same moment happen in the order in which they were made, so a seed is a run. Faults happen until
-//! [`CALM_AT`]; then everything settles and `check` looks at it.
+//! [`CALM_AT`] (`fault.rs`); then everything settles and `check` looks at it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use corelane_gateway_core::Shard;
 use corelane_gateway_core::event::{Input as ShardInput, LinkId, ShardMessage};
-use corelane_gateway_core::{Shard, ShardConfig};
 use corelane_protocol::id::{ConvId, GroupId, Lane, UserId};
 use corelane_protocol::link::codec::LinkSecret;
 use corelane_protocol::terminal::Terminal as Class;
 use corelane_protocol::time::Now;
-use corelane_router_core::RouterCore;
-use corelane_router_core::append::{Batch, Committed};
+use corelane_router_core::append::Committed;
 use corelane_router_core::event::Input;
 
+use crate::bus::Partition;
+use crate::claims::{Claimant, Kept};
 use crate::gateway::Socket;
-use crate::pause::{LEASE_US, Process};
-use crate::ports::{Partition, Registry, Session};
+use crate::link::Link;
+use crate::member::Step;
+use crate::pause::Standing;
+use crate::persist::Begun;
+use crate::process::Process;
+use crate::registry::{Memory, Registry, Session};
 use crate::rng::Rng;
-use crate::router::{Link, Question};
+use crate::router::{Question, Router};
+use crate::shape::{Faults, Shape};
 use crate::store::Store;
 use crate::terminal::Terminal;
 
-/// Shards begin here, in microseconds.
-const FIRST_WAKE_AT: u64 = 1_000;
 /// Faults end here.
 pub(crate) const CALM_AT: u64 = 5_000_000;
 /// Everybody says something more, if records may have been lost.
@@ -39,8 +43,6 @@ const STORE_CLOCK_PACE: u64 = 600;
 const END_AT: u64 = CALM_AT + 30_000_000;
 /// Partitions of a topic.
 pub(crate) const PARTITIONS: u16 = 2;
-/// Lanes of the store.
-pub(crate) const LANES: u16 = 4;
 /// Most events of a run: more means that something goes round in circles.
 const EVENTS_MAX: u64 = 2_000_000;
 
@@ -60,29 +62,57 @@ pub(crate) enum Event {
     /// Bytes reach a client.
     Down(usize, Vec<u8>),
     Hangup(usize),
-    LinkUp(usize, LinkId),
+    /// A shard connects a link to an address.
+    LinkUp(usize, LinkId, String),
     LinkSent(usize, LinkId),
     LinkIn(usize, Vec<u8>),
     LinkOut(usize, Vec<u8>),
     LinkLost(usize, LinkId),
     NewBoot(usize, u64),
-    /// A process that stood still goes on.
-    GoOn(usize),
+    /// Who stood still goes on.
+    GoOn(Standing),
     Reap(u32),
-    /// A transaction, with the store's time at its begin.
-    Apply(u32, Batch, u64),
+    /// A transaction that began with this.
+    Apply(u32, Box<Begun>),
     Committed(u32, Lane, Committed),
+    /// A row that no commit announced is found.
+    Stray(u32, u64),
+    /// A router looks for what became of its commits of unknown outcome.
+    Settle(u32),
     Ask(u32, Question),
     Core(u32, Box<Input>),
     Claim(usize, UserId, Session),
     Unclaim(usize, UserId, Session),
-    ClaimsDone(usize),
-    Request(usize, crate::router::Request),
+    /// A session says that it holds its route.
+    Owned(usize, UserId, Session),
+    ClaimsBegin(usize),
+    ClaimsDone(usize, u64),
+    /// A gateway gives its boot up.
+    Leave(usize),
+    Request(usize, crate::request::Request),
     Bounced(u32, ConvId, u64, Vec<UserId>),
-    Append(u32, u64, u16, u64, Arc<[u8]>),
+    /// A record with its partition and number reaches the bus; what waits to be taken is counted by the last.
+    Append(u32, (u64, u16, u64), Arc<[u8]>, u64),
     TopicLost(u32, u64),
+    /// A partition that stood still goes on.
+    Flow(u64, u16),
+    /// The membership of a router goes on.
+    Member(u32, Step),
+    /// A router finds that the registry forgot something.
+    Noticed(u32),
+    /// A router looks for rows of the dead.
+    Sweep(u32),
+    /// It publishes the rows of these.
+    Adopt(u32, Vec<u64>),
     Crash(u32),
-    Restart,
+    /// A router that left in order ends.
+    Stop(u32),
+    /// A router, by its place, starts.
+    Restart(usize),
+    /// A gateway process starts anew.
+    Reborn(usize),
+    /// The registry as it is now is what it may come back with.
+    Snapshot,
     Act(usize),
     Login(usize),
     Resend(usize, ConvId),
@@ -94,46 +124,6 @@ pub(crate) enum Event {
     LastWords,
     /// A terminal asks for the state of all its conversations.
     Look(usize),
-}
-
-/// Which faults a run has; some have none of a class, so that what holds without it is checked, too.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Faults {
-    pub(crate) bus: bool,
-    pub(crate) bus_loses: bool,
-    /// Records that a gateway's topic holds; one more and all of them are lost.
-    pub(crate) topic_records_max: usize,
-    pub(crate) store: bool,
-    pub(crate) router: bool,
-    pub(crate) links: bool,
-    pub(crate) readers: bool,
-    pub(crate) logins: bool,
-    pub(crate) pauses: bool,
-    /// Nobody can be looked up for a while, now and then.
-    pub(crate) lookups: bool,
-}
-
-impl Faults {
-    fn draw(rng: &mut Rng) -> Self {
-        let bus = rng.chance(500);
-        Self {
-            bus,
-            bus_loses: bus && rng.chance(500),
-            // A bus that holds little loses what it declares lost and nothing else.
-            topic_records_max: if !bus && rng.chance(600) {
-                rng.between(4, 24) as usize
-            } else {
-                usize::MAX
-            },
-            store: rng.chance(600),
-            router: rng.chance(500),
-            links: rng.chance(600),
-            readers: rng.chance(500),
-            logins: rng.chance(700),
-            pauses: rng.chance(400),
-            lookups: rng.chance(400),
-        }
-    }
 }
 
 /// A shard and who it is.
@@ -166,6 +156,7 @@ pub(crate) struct World {
     next_event: u64,
     events: BTreeMap<(u64, u64), Event>,
     pub(crate) rng: Rng,
+    pub(crate) shape: Shape,
     pub(crate) faults: Faults,
     pub(crate) calm: bool,
     pub(crate) gateways: Vec<Gateway>,
@@ -177,22 +168,31 @@ pub(crate) struct World {
     pub(crate) users: Vec<UserId>,
     pub(crate) group: ConvId,
     pub(crate) store: Store,
-    // One life of the router.
-    pub(crate) core: Option<RouterCore>,
-    pub(crate) life: u32,
+    pub(crate) routers: Vec<Router>,
+    /// Conversations that routers which ended did not see whole, by the life that wrote them.
+    pub(crate) dead_doubts: BTreeSet<(u32, ConvId)>,
+    /// Kicks that ended with their router, and may have reached nobody.
+    pub(crate) lost_kicks: Vec<Kept>,
+    /// Sessions whose claims were refused.
+    pub(crate) refused: BTreeSet<Claimant>,
+    /// Sockets of sessions that had no route, and nothing but that to be told so by.
+    pub(crate) unexplained: BTreeSet<usize>,
+    /// Lives of all routers are counted together.
+    pub(crate) last_life: u32,
     pub(crate) registry: Registry,
+    /// What the registry may come back with.
+    pub(crate) snapshot: Memory,
     pub(crate) topics: BTreeMap<(u64, u16), Partition>,
-    pub(crate) left_conns: BTreeMap<(u64, u64), UserId>,
-    pub(crate) locate_from: u64,
+    pub(crate) last_append: u64,
     /// Nobody can be looked up before.
     pub(crate) lookups_from: u64,
-    /// Records that each outbox row waits for.
-    pub(crate) rows_wait: BTreeMap<u64, BTreeSet<(u64, u16, u64)>>,
     /// The next record finds no room: one that maybe nothing comes after.
     pub(crate) last_overflow: bool,
-    // What disturbed order or doubled, last.
-    pub(crate) restarted_at: u64,
-    pub(crate) bus_disturbed_at: u64,
+    /// When something was last published that its receivers may have, or that comes behind what followed it: from then on
+    /// the connections that there are may get it so. It was looked up who gets it, so later ones do not.
+    pub(crate) disturbed_at: u64,
+    /// The same of what is sent again, or late, under its old number: that may only come behind what followed it.
+    pub(crate) reordered_at: u64,
     pub(crate) next_api: u64,
     pub(crate) violations: Vec<String>,
     pub(crate) counts: crate::Counts,
@@ -201,41 +201,9 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(shape: Shape, seed: u64) -> Self {
         let mut rng = Rng::new(seed);
-        let faults = Faults::draw(&mut rng);
-        let queue_bytes_max = if faults.readers { 2048 } else { 256 * 1024 };
-        let mut gateways = Vec::new();
-        let processes = vec![Process::new(101), Process::new(102)];
-        for (process, number, shards) in [(0, 0, 1), (1, 0, 2), (1, 1, 2)] {
-            let boot = processes[process].boot;
-            let config = ShardConfig {
-                node: format!("gateway-{boot}"),
-                boot,
-                shards,
-                link_secret: secret(),
-                routers: vec!["router".to_owned()],
-                heartbeat: Duration::from_mins(3),
-                queue_bytes_max,
-                send_deadline: Duration::from_secs(1),
-                resync_spread: Duration::from_millis(300),
-                link_retry: Duration::from_millis(20),
-                link_silence: Duration::from_secs(4),
-                lease: Duration::from_micros(LEASE_US),
-                ..ShardConfig::default()
-            };
-            let shard = Shard::new(config, number, at(0));
-            gateways.push(Gateway {
-                shard,
-                process,
-                number,
-                dirty: false,
-                wake_at: FIRST_WAKE_AT,
-                next_slot: 0,
-                free_slots: Vec::new(),
-                inbox_at: 0,
-            });
-        }
+        let faults = Faults::draw(shape, &mut rng);
         let user = |name: &str| UserId::new(name).expect("a short name");
         let users = vec![user("floater"), user("alice"), user("bob"), user("carol")];
         let group = ConvId::group(&GroupId::new("team").expect("a short name"));
@@ -258,28 +226,32 @@ impl World {
             next_event: 0,
             events: BTreeMap::new(),
             rng,
+            shape,
             faults,
             calm: false,
-            gateways,
-            processes,
-            last_boot: 102,
+            gateways: Vec::new(),
+            processes: Vec::new(),
+            last_boot: 100,
             sockets: Vec::new(),
             links: Vec::new(),
             terminals,
             users,
             group,
             store: Store::default(),
-            core: None,
-            life: 0,
+            routers: shape.routers().iter().map(|node| Router::new(node)).collect(),
+            dead_doubts: BTreeSet::new(),
+            lost_kicks: Vec::new(),
+            refused: BTreeSet::new(),
+            unexplained: BTreeSet::new(),
+            last_life: 0,
             registry: Registry::default(),
+            snapshot: Memory::default(),
             topics: BTreeMap::new(),
-            left_conns: BTreeMap::new(),
-            locate_from: 0,
+            last_append: 0,
             lookups_from: 0,
-            rows_wait: BTreeMap::new(),
             last_overflow: false,
-            restarted_at: 0,
-            bus_disturbed_at: 0,
+            disturbed_at: 0,
+            reordered_at: 0,
             next_api: 1,
             violations: Vec::new(),
             counts: crate::Counts::default(),
@@ -291,11 +263,11 @@ impl World {
     }
 
     fn start(&mut self) {
-        self.start_router();
-        let members = self.users.clone();
-        self.change_group(members, Vec::new(), true);
+        self.make_gateways();
+        self.start_routers();
+        self.make_group();
         for shard in 0..self.gateways.len() {
-            self.after(FIRST_WAKE_AT, Event::Wake(shard));
+            self.wake_first(shard);
         }
         for terminal in 0..self.terminals.len() {
             let wait = self.rng.between(100_000, 400_000);
@@ -304,6 +276,9 @@ impl World {
             self.after(LAST_LOOK_AT, Event::Look(terminal));
         }
         self.after(500_000, Event::Fault);
+        if self.faults.registry_forgets {
+            self.after(0, Event::Snapshot);
+        }
         self.after(CALM_AT, Event::Calm);
         let wait = self.rng.between(0, 3_000_000);
         self.after(CALM_AT + wait, Event::LastOverflow);
@@ -328,13 +303,26 @@ impl World {
         self.events.insert((time.max(self.now), self.next_event), event);
     }
 
+    /// Takes back what was to happen.
+    pub(crate) fn call_off(&mut self, is_over: impl Fn(&Self, &Event) -> bool) {
+        let mut events = std::mem::take(&mut self.events);
+        let world = &*self;
+        events.retain(|_, event| !is_over(world, &*event));
+        self.events = events;
+    }
+
     /// A delay of the network or of a port: mostly short, sometimes long while there are faults.
     pub(crate) fn delay(&mut self) -> u64 {
-        if !self.calm && self.rng.chance(30) {
+        if !self.calm && self.rng.chance(self.shape.slow_per_mille()) {
             self.rng.between(20_000, 300_000)
         } else {
             self.rng.between(200, 4_000)
         }
+    }
+
+    /// One of the registry, on what a lease depends: far shorter than that.
+    pub(crate) fn registry_delay(&mut self) -> u64 {
+        self.rng.between(200, 15_000)
     }
 
     pub(crate) fn violation(&mut self, text: String) {
@@ -377,32 +365,13 @@ impl World {
             Event::SocketGone(socket) => self.socket_gone(socket),
             Event::Down(socket, bytes) => self.down(socket, bytes),
             Event::Hangup(socket) => self.hangup(socket),
-            Event::LinkUp(shard, id) => self.link_up(shard, id),
+            Event::LinkUp(shard, id, address) => self.link_up(shard, id, &address),
             Event::LinkSent(shard, id) => self.link_sent(shard, id),
             Event::LinkIn(link, bytes) => self.link_in(link, &bytes),
             Event::LinkOut(link, bytes) => self.link_out(link, &bytes),
             Event::LinkLost(shard, id) => self.link_lost(shard, id),
             Event::NewBoot(shard, boot) => self.shard_input(shard, ShardInput::NewBoot(boot)),
-            Event::GoOn(process) => self.go_on(process),
-            Event::Reap(life) => self.reap(life),
-            Event::Apply(life, batch, begun_ms) => self.apply(life, &batch, begun_ms),
-            Event::Committed(life, lane, committed) => {
-                self.core_input(life, Input::Committed(lane, committed));
-            }
-            Event::Ask(life, question) => self.ask(life, question),
-            Event::Core(life, input) => self.core_input(life, *input),
-            Event::Claim(link, user, session) => self.claim(link, &user, session),
-            Event::Unclaim(link, user, session) => self.unclaim(link, user, &session),
-            Event::ClaimsDone(link) => self.claims_done(link),
-            Event::Request(link, request) => self.answer_request(link, &request),
-            Event::Bounced(life, conv, seq, users) => self.bounced(life, conv, seq, users),
-            Event::Append(life, boot, partition, number, record) => {
-                self.append(life, boot, partition, number, record);
-            }
-            Event::TopicLost(life, boot) => self.topic_lost(life, boot),
-            Event::Crash(life) if life == self.life => self.crash_router(),
-            Event::Crash(_) => {}
-            Event::Restart => self.start_router(),
+            Event::GoOn(standing) => self.go_on(standing),
             Event::Act(terminal) => self.act(terminal),
             Event::Login(terminal) => self.login(terminal),
             Event::Resend(terminal, conv) => self.resend(terminal, &conv),
@@ -412,39 +381,56 @@ impl World {
             Event::LastOverflow => self.last_overflow = true,
             Event::LastWords => self.last_words(),
             Event::Look(terminal) => self.look(terminal),
+            Event::Reborn(process) => self.reborn(process),
+            other => self.happen_to_router(other),
         }
     }
 
-    fn fault(&mut self) {
-        if self.calm {
-            return;
-        }
-        let wait = self.rng.between(50_000, 400_000);
-        self.after(wait, Event::Fault);
-        match self.rng.below(10) {
-            0..4 if self.faults.links && !self.links.is_empty() => {
-                let link = self.rng.below(self.links.len() as u64) as usize;
-                self.cut(link);
+    fn happen_to_router(&mut self, event: Event) {
+        match event {
+            Event::Reap(life) => self.reap(life),
+            Event::Apply(life, begun) => self.apply(life, &begun),
+            Event::Committed(life, lane, committed) => {
+                self.core_input(life, Input::Committed(lane, committed));
             }
-            4..7 => {
-                let floater = self.users.first().cloned().into_iter().collect();
-                if self.store.members(&self.group, u64::MAX).1.len() == self.users.len() {
-                    self.change_group(Vec::new(), floater, false);
-                } else {
-                    self.change_group(floater, Vec::new(), false);
-                }
-            }
-            7 if self.faults.router => self.crash_router(),
-            8.. if self.faults.pauses => self.stand_still(),
-            _ => {}
+            Event::Stray(life, row) => self.stray(life, row),
+            Event::Settle(life) => self.settle(life),
+            Event::Ask(life, question) => self.ask(life, question),
+            Event::Core(life, input) => self.core_input(life, *input),
+            Event::Claim(link, user, session) => self.claim(link, &user, session),
+            Event::Unclaim(link, user, session) => self.unclaim(link, user, &session),
+            Event::Owned(link, user, session) => self.compare(link, &user, &session),
+            Event::ClaimsBegin(link) => self.claims_begin(link),
+            Event::ClaimsDone(link, up_to) => self.claims_done(link, up_to),
+            Event::Leave(link) => self.gateway_left(link),
+            Event::Request(link, request) => self.answer_request(link, &request),
+            Event::Bounced(life, conv, seq, users) => self.bounced(life, conv, seq, users),
+            Event::Append(life, to, record, token) => self.append(life, to, record, token),
+            Event::TopicLost(life, boot) => self.topic_lost(life, boot),
+            Event::Flow(boot, partition) => self.flow(boot, partition),
+            Event::Member(life, step) => self.member(life, step),
+            Event::Noticed(life) => self.noticed(life),
+            Event::Sweep(life) => self.sweep(life),
+            Event::Adopt(life, dead) => self.adopt(life, &dead),
+            Event::Crash(life) => self.crash(life),
+            Event::Stop(life) => self.stop(life),
+            Event::Restart(router) => self.start_router(router),
+            Event::Snapshot => self.take_snapshot(),
+            other => unreachable!("{other:?} happens to no router"),
         }
     }
 
     fn calm_down(&mut self) {
+        // What a router stored last and did not publish nobody mentions again.
+        if self.faults.router && self.rng.chance(400) {
+            let router = self.rng.below(self.routers.len() as u64) as usize;
+            self.crash_router(router);
+        }
         self.calm = true;
         for terminal in 0..self.terminals.len() {
             self.after(50_000, Event::Login(terminal));
         }
+        self.see_to_a_router();
     }
 
     fn last_words(&mut self) {

@@ -1,72 +1,111 @@
-//! A simulation that finds nothing proves nothing: each bug that can be planted in a core is found.
+//! A simulation that finds nothing proves nothing: each bug that can be planted is found.
 //!
 //! One build with the feature `planted` holds all of them; which one the code has is chosen at run time. A bug that is
-//! named in a core's `planted.rs` is tried here: there is no second list. `CORELANE_SIM_BUG` tries one
-//! alone, with `CORELANE_SIM_SEED` on one seed, and with `CORELANE_SIM_TRACE=1` its events are printed.
+//! named in the `planted.rs` of a core, or in that of the model, is tried here: there is no second list. A seed is run with
+//! one router and with several; one that finds something is run again without the bug, and must find nothing then.
+//!
+//! `CORELANE_SIM_BUG` tries these, with commas between them, on [`SEEDS`] or on `CORELANE_SIM_SEED` alone, and with
+//! `CORELANE_SIM_TRACE=1` events are printed. `CORELANE_SIM_BUGS` tries so many, of all kinds; `CORELANE_SIM_SAMPLE`, any
+//! number, says which.
 #![cfg(feature = "planted")]
 
-use std::ops::Range;
+use corelane_sim::Shape;
 
 /// A bug that these seeds do not find is not found.
-const SEEDS: u64 = 500;
-/// Without a bug these seeds find nothing.
-const CONTROL_SEEDS: u64 = 50;
+const SEEDS: u64 = 1000;
 
 #[derive(Debug, Clone, Copy)]
 struct Planted {
-    core: &'static str,
+    place: &'static str,
     bug: &'static str,
 }
 
-/// The first seed that finds something, and what.
-type Found = Option<(u64, String)>;
+/// The first run that finds something.
+#[derive(Debug)]
+struct Find {
+    seed: u64,
+    shape: Shape,
+    text: String,
+    /// What the same run finds without the bug.
+    without: Option<String>,
+}
 
 fn planted() -> Vec<Planted> {
-    let gateway = corelane_gateway_core::PLANTABLE
+    let places = [
+        ("gateway", corelane_gateway_core::PLANTABLE),
+        ("router", corelane_router_core::PLANTABLE),
+        ("model", corelane_sim::PLANTABLE),
+    ];
+    let all = places
         .iter()
-        .map(|bug| Planted { core: "gateway", bug });
-    let router = corelane_router_core::PLANTABLE
-        .iter()
-        .map(|bug| Planted { core: "router", bug });
-    gateway.chain(router).collect()
+        .flat_map(|(place, bugs)| bugs.iter().map(|bug| Planted { place, bug }));
+    all.collect()
 }
 
-fn first_violation(seeds: Range<u64>) -> Found {
-    seeds
-        .into_iter()
-        .find_map(|seed| Some((seed, corelane_sim::run(seed).err()?.into_iter().next()?)))
+/// Those that are to be tried: all, if nobody says anything else.
+fn wanted(all: &[Planted]) -> Vec<Planted> {
+    if let Ok(list) = std::env::var("CORELANE_SIM_BUG") {
+        let known = |name| all.iter().find(|planted| planted.bug == name).copied();
+        let names = list.split(',').map(str::trim);
+        let bugs = names.map(|name| known(name).unwrap_or_else(|| panic!("{name:?} is none of {all:?}")));
+        return bugs.collect();
+    }
+    let Some(count) = number("CORELANE_SIM_BUGS") else {
+        return all.to_vec();
+    };
+    // Spread over the list, so that gateway, router and model are among them.
+    let count = usize::try_from(count).unwrap_or(usize::MAX).min(all.len());
+    let sample = number("CORELANE_SIM_SAMPLE").unwrap_or(0) % all.len() as u64;
+    let first = usize::try_from(sample).expect("below a length");
+    let places = (0..count).map(|nth| (first + nth * all.len() / count) % all.len());
+    places.filter_map(|place| all.get(place).copied()).collect()
 }
 
-fn find(planted: Planted) -> Found {
-    corelane_gateway_core::plant(planted.bug);
-    corelane_router_core::plant(planted.bug);
-    let alone: Option<u64> = std::env::var("CORELANE_SIM_SEED")
-        .ok()
-        .map(|text| text.parse().expect("CORELANE_SIM_SEED is a number"));
-    let found = first_violation(alone.map_or(0..SEEDS, |seed| seed..seed + 1));
-    corelane_gateway_core::plant("");
-    corelane_router_core::plant("");
-    found
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is {text:?}, wanted is a number")),
+    )
+}
+
+fn violation(seed: u64, shape: Shape) -> Option<String> {
+    corelane_sim::run(shape, seed).err()?.into_iter().next()
+}
+
+fn plant(bug: &str) {
+    corelane_gateway_core::plant(bug);
+    corelane_router_core::plant(bug);
+    corelane_sim::plant(bug);
+}
+
+fn find(planted: Planted) -> Option<Find> {
+    plant(planted.bug);
+    let mut seeds = number("CORELANE_SIM_SEED").map_or(0..SEEDS, |seed| seed..seed + 1);
+    let found = seeds.find_map(|seed| {
+        let shapes = [Shape::Alone, Shape::Cluster];
+        shapes
+            .into_iter()
+            .find_map(|shape| Some((seed, shape, violation(seed, shape)?)))
+    });
+    plant("");
+    let (seed, shape, text) = found?;
+    Some(Find {
+        seed,
+        shape,
+        text,
+        without: violation(seed, shape),
+    })
 }
 
 #[test]
 fn every_planted_bug_is_found() {
-    let wanted = std::env::var("CORELANE_SIM_BUG").ok();
-    let all = planted();
-    let names: Vec<&str> = all.iter().map(|planted| planted.bug).collect();
-    let bugs: Vec<Planted> = all
-        .iter()
-        .filter(|planted| wanted.as_deref().is_none_or(|wanted| wanted == planted.bug))
-        .copied()
-        .collect();
-    assert!(
-        !bugs.is_empty(),
-        "no bug is named {wanted:?}; there are {names:?}"
-    );
-    assert_eq!(
-        first_violation(0..CONTROL_SEEDS),
-        None,
-        "no bug is planted, and something is found"
+    let bugs = wanted(&planted());
+    let names: Vec<&str> = bugs.iter().map(|planted| planted.bug).collect();
+    println!(
+        "{} bugs; again: CORELANE_SIM_BUG={}",
+        names.len(),
+        names.join(",")
     );
 
     // A bug may show as a panic of a core: what it says is in the table.
@@ -75,13 +114,23 @@ fn every_planted_bug_is_found() {
     let found = corelane_sim::for_each(&bugs, find);
     std::panic::set_hook(hook);
 
-    let mut missed = Vec::new();
-    for (Planted { core, bug }, found) in bugs.iter().zip(found) {
-        if let Some((seed, text)) = found {
-            println!("{core:<8} {bug:<26} seed {seed:>3}  {text:.150}");
-        } else {
-            println!("{core:<8} {bug:<26} NOT FOUND in {SEEDS} seeds");
-            missed.push(bug);
+    let (mut missed, mut false_finds) = (Vec::new(), Vec::new());
+    for (Planted { place, bug }, found) in bugs.iter().zip(found) {
+        let Some(Find {
+            seed,
+            shape,
+            text,
+            without,
+        }) = found
+        else {
+            println!("{place:<8} {bug:<26} NOT FOUND in {SEEDS} seeds");
+            missed.push(*bug);
+            continue;
+        };
+        println!("{place:<8} {bug:<26} seed {seed:>3} {shape:<7?}  {text:.150}");
+        if let Some(text) = without {
+            println!("    without it, too: {text}");
+            false_finds.push((seed, shape));
         }
     }
     assert!(
@@ -89,5 +138,9 @@ fn every_planted_bug_is_found() {
         "{} of {} bugs are not found: {missed:?}",
         missed.len(),
         bugs.len()
+    );
+    assert!(
+        false_finds.is_empty(),
+        "runs that find something without a bug prove nothing: {false_finds:?}"
     );
 }

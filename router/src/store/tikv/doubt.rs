@@ -105,6 +105,12 @@ impl Doubts {
             .collect()
     }
 
+    /// Whether one of them may have left a conversation in pieces. Its head may not show it: where that was not written, rows
+    /// above it may have been, and the next message would take their place.
+    pub(super) fn names(&self, conv: &ConvKey) -> bool {
+        self.open.values().any(|doubt| doubt.convs.contains(conv))
+    }
+
     pub(super) fn contains(&self, start: u64) -> bool {
         start <= self.up_to || self.open.contains_key(&start)
     }
@@ -167,6 +173,8 @@ fn bytes_of(answers: &[Appended]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use corelane_protocol::id::{AppId, ConvId, UserId};
+
     use super::*;
 
     const NOW: Duration = Duration::from_secs(100);
@@ -185,6 +193,23 @@ mod tests {
         assert!(doubts.contains(99) && !doubts.contains(100));
         doubts.begins(200);
         assert!(!doubts.contains(150));
+    }
+
+    #[test]
+    fn conversations_of_a_doubted_commit_are_doubted_whatever_their_heads_say() {
+        let conv = |peer: &str| {
+            let user = |name: &str| UserId::new(name).unwrap();
+            (AppId(0), ConvId::direct(&user("alice"), &user(peer)))
+        };
+        let mut doubts = Doubts::default();
+        let doubt = Doubt {
+            convs: BTreeSet::from([conv("bob")]),
+            ..Doubt::default()
+        };
+        doubts.add(7, doubt, NOW);
+        assert!(doubts.names(&conv("bob")) && !doubts.names(&conv("carol")));
+        doubts.settled();
+        assert!(!doubts.names(&conv("bob")));
     }
 
     #[test]

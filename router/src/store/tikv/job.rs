@@ -107,6 +107,15 @@ impl Job {
             && self.mends.is_empty()
     }
 
+    /// Takes those of its conversations for suspects that are doubted.
+    pub(super) fn suspect(&mut self, is_doubted: impl Fn(&ConvKey) -> bool) {
+        let convs = self
+            .appends
+            .iter()
+            .map(|append| (append.app, append.conv.clone()));
+        self.suspects.extend(convs.filter(is_doubted));
+    }
+
     /// Takes what earlier commits would have answered.
     pub(super) fn earlier(&mut self, mut known: impl FnMut(&Append) -> Vec<Appended>) {
         for (append, earlier) in self.appends.iter().zip(&mut self.earlier) {

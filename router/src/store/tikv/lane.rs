@@ -97,6 +97,7 @@ impl Writer {
         let mut job = Job::new(batch, requests, turn.delivered, clears);
         job.mends
             .extend(turn.mends.iter().flat_map(|(convs, _)| convs.iter().cloned()));
+        job.suspect(|conv| self.doubts.names(conv));
         job.earlier(|append| self.orphans.take(append));
         self.leave_held_alone(&mut job);
         let failure = if job.is_empty() {
