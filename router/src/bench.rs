@@ -28,6 +28,12 @@ pub(crate) const BOOT: u64 = 7;
 /// A router with an embedded store in `dir`, registry and bus in memory, and where its driver is to read.
 pub(crate) fn shared(dir: &Path) -> (Arc<Shared>, mpsc::Receiver<Event>) {
     let clock = Clock::start();
+    shared_with(dir, MemoryRegistry::new(1, move || clock.now().mono))
+}
+
+/// The same with this registry.
+pub(crate) fn shared_with(dir: &Path, registry: MemoryRegistry) -> (Arc<Shared>, mpsc::Receiver<Event>) {
+    let clock = Clock::start();
     let section = StoreSection {
         data_dir: dir.to_owned(),
         durability: Durability::Os,
@@ -35,7 +41,6 @@ pub(crate) fn shared(dir: &Path) -> (Arc<Shared>, mpsc::Receiver<Event>) {
         ..StoreSection::default()
     };
     let (driver, events) = mpsc::channel(QUEUE);
-    let registry = MemoryRegistry::new(1, move || clock.now().mono);
     let shared = Shared {
         node: NodeId::new("router").unwrap(),
         boot: BOOT,

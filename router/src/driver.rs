@@ -5,7 +5,7 @@
 //! takes its time is waited for by a task of its own, whose answer comes back as an input. The queue of inputs holds
 //! [`QUEUE`] batches; who feeds it waits while it is full, so a link that sends too fast is not read for a while.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -54,6 +54,8 @@ pub(crate) enum Event {
     Append(Box<Append>, oneshot::Sender<Vec<u8>>),
     /// What an outbox row that nobody publishes still has to publish.
     Left(Left),
+    /// Somebody asks for whom the core waits.
+    Awaited(oneshot::Sender<BTreeSet<BootId>>),
 }
 
 /// Owns the core.
@@ -195,6 +197,11 @@ impl Driver {
                     }
                     Event::Append(append, answer) => self.append(*append, answer),
                     Event::Left(left) => self.left(left),
+                    Event::Awaited(answer) => {
+                        let boots = self.core.boots_awaited();
+                        // Who asked may be gone: the router is stopping.
+                        let _ = answer.send(boots.into_iter().map(BootId).collect());
+                    }
                 }
             }
             self.carry_out();

@@ -6,6 +6,9 @@
 //! read with it. While the registry is away renewals are answered by what this router knows itself, so that sends go on being
 //! stored. A boot whose lease ran out is told so on its links, in case its process only stood still. When this
 //! router itself stood still, the renewals that wait unread are read before any lease is looked at.
+//!
+//! Again and again the registry is told for whom this router waits: one that forgot a boot would never find that its lease
+//! ran out, and what waits for that boot would stay as long as this router lives.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -27,6 +30,8 @@ use crate::shared::Shared;
 const LIFE_PACE: Duration = Duration::from_secs(1);
 /// How often leases that ran out are looked for.
 const REAP_PACE: Duration = Duration::from_secs(1);
+/// How often the registry is told for whom this router waits.
+const EXPECT_PACE: Duration = Duration::from_secs(5);
 /// After this router stood still no lease is looked at for so long.
 const REAP_GRACE: Duration = Duration::from_secs(5);
 
@@ -231,9 +236,63 @@ pub(crate) async fn reap(shared: Arc<Shared>) {
     }
 }
 
+/// Tells the registry for whom this router waits, until it stops.
+pub(crate) async fn expect(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(EXPECT_PACE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shared.stop.cancelled() => return,
+        }
+        expect_once(&shared).await;
+    }
+}
+
+async fn expect_once(shared: &Shared) {
+    let Some(boots) = shared.boots_awaited().await else {
+        return;
+    };
+    if let Err(error) = shared.registry.expect_renewals(boots).await {
+        tracing::debug!(%error, "the registry was not told for whom this router waits; it is told again");
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
+    use crate::bench;
+    use crate::driver::Event;
+    use crate::registry::memory::MemoryRegistry;
+    use crate::shared::StopReason;
+
+    #[tokio::test]
+    async fn who_is_waited_for_and_known_to_nobody_is_gone_after_a_lease() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock_ms = Arc::new(AtomicU64::new(0));
+        let read = Arc::clone(&clock_ms);
+        let registry = MemoryRegistry::new(1, move || Duration::from_millis(read.load(Ordering::SeqCst)));
+        let (shared, mut events) = bench::shared_with(dir.path(), registry);
+        let driver = async {
+            let Some(Event::Awaited(answer)) = events.recv().await else {
+                panic!("the core is asked for whom it waits");
+            };
+            answer.send([BootId(9)].into()).unwrap();
+        };
+        tokio::join!(expect_once(&shared), driver);
+        assert_eq!(shared.registry.reap().await, Ok(Vec::new()), "it may come back");
+        let after_it = LEASE + Duration::from_millis(1);
+        clock_ms.store(u64::try_from(after_it.as_millis()).unwrap(), Ordering::SeqCst);
+        let looking = tokio::spawn(reap(Arc::clone(&shared)));
+        let Some(Event::Inputs(inputs)) = events.recv().await else {
+            panic!("the core is told that it is gone");
+        };
+        assert!(matches!(inputs[..], [Input::GatewayGone(9)]), "{inputs:?}");
+        shared.stop.give(StopReason::Asked);
+        looking.await.unwrap();
+    }
 
     #[test]
     fn while_the_registry_is_away_a_boot_lives_unless_it_was_given_up_here() {

@@ -203,6 +203,11 @@ pub(crate) fn render(shared: &Shared, into: &mut String) {
             "Commits whose messages were let go of because their receivers cannot be looked up; they are read back.",
             behind,
         ),
+        (
+            "corelane_router_outbox_rows",
+            "Outbox rows of which something is still to be published, or to be reported consumed.",
+            shared.cluster.rows_held(),
+        ),
         ("corelane_router_links", "Links that are up.", shared.hub.len()),
     ];
     let routes = shared.registry.route_count().map(|count| {

@@ -1,9 +1,9 @@
 //! What all parts of one router share: the ports, the keys, the links, the way to the driver, and the sign to stop.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use corelane_protocol::id::{AppUser, NodeId};
+use corelane_protocol::id::{AppUser, BootId, NodeId};
 use corelane_protocol::link::codec::{LinkSecret, PeerInfo};
 use corelane_protocol::link::handshake::feature;
 use corelane_router_core::append::Append;
@@ -88,6 +88,13 @@ impl Shared {
             .send(Event::Append(Box::new(append), answer))
             .await
             .ok()?;
+        answered.await.ok()
+    }
+
+    /// Gateway boots that the core waits for. `None`: the router is stopping.
+    pub(crate) async fn boots_awaited(&self) -> Option<BTreeSet<BootId>> {
+        let (answer, answered) = oneshot::channel();
+        self.driver.send(Event::Awaited(answer)).await.ok()?;
         answered.await.ok()
     }
 

@@ -385,6 +385,7 @@ async fn serve(
     };
     let driver = tokio::spawn(driver.run());
     tokio::spawn(lease::reap(Arc::clone(&shared)));
+    tokio::spawn(lease::expect(Arc::clone(&shared)));
     tokio::spawn(tell_of_incarnations(Arc::clone(&shared)));
     tokio::spawn(sweep::sweep(Arc::clone(&shared), keep_topics));
     tokio::spawn(adopt::strays(Arc::clone(&shared)));

@@ -3,9 +3,10 @@
 //! Owns the records until they are consumed, so that a gap can be sent again under the same number. A row is cleared
 //! when its commit is published and every gateway that a record of it went to has reported the record, or is gone.
 //! Bounded by the bus: past the bus's bound all that waits for a gateway is lost to it; its rows are released, its
-//! sessions sync, and its numbers go on.
+//! sessions sync, and its numbers go on. A boot is waited for until somebody says that it is gone, however long that
+//! takes: whoever drives the core has the registry expect each boot that is awaited here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use corelane_protocol::id::Lane;
@@ -82,6 +83,12 @@ impl RouterCore {
     /// Outbox rows of which something is still to be published, or to be reported consumed.
     pub fn rows_held(&self) -> usize {
         self.outbox.rows.len()
+    }
+
+    /// Gateway boots that something was published to and that are not gone: each has to renew its lease, or to be declared
+    /// dead.
+    pub fn boots_awaited(&self) -> BTreeSet<u64> {
+        self.outbox.streams.keys().map(|(boot, _)| *boot).collect()
     }
 
     pub(crate) fn consumed(

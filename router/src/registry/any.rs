@@ -1,6 +1,6 @@
 //! The registry that the configuration chose.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use corelane_protocol::id::{AppId, AppUser, BootId, ConnId, UserId};
 
@@ -78,6 +78,10 @@ impl Registry for AnyRegistry {
 
     async fn leave(&self, boot: BootId) -> Result<(), RegistryError> {
         both!(self, registry => registry.leave(boot).await)
+    }
+
+    async fn expect_renewals(&self, boots: BTreeSet<BootId>) -> Result<(), RegistryError> {
+        both!(self, registry => registry.expect_renewals(boots).await)
     }
 
     async fn reap(&self) -> Result<Vec<BootId>, RegistryError> {

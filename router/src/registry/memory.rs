@@ -3,9 +3,9 @@
 //! Owns the routes of every session of the gateways linked to this router. It forgets everything with its process;
 //! the incarnation says so, and the gateways claim again. Bounded by what the gateways hold: one route per session,
 //! [`SESSIONS_PER_USER_MAX`](super::SESSIONS_PER_USER_MAX) per user; of each boot the newest [`ENDED_CLAIMS_MAX`] claims
-//! that were given up, [`DEAD_BOOTS_MAX`] dead boots, and the routers that joined.
+//! that were given up, [`DEAD_BOOTS_MAX`] dead boots, the boots that something waits for, and the routers that joined.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub struct MemoryRegistry {
 #[derive(Debug, Default)]
 struct State {
     gateways: HashMap<BootId, Lease>,
+    /// Boots that are expected and did not join, and when their leases end.
+    expected: BTreeMap<BootId, Duration>,
     dead: VecDeque<BootId>,
     users: HashMap<AppUser, Vec<Session>>,
     routers: BTreeMap<BootId, Router>,
@@ -230,11 +232,13 @@ impl State {
     }
 
     fn bury(&mut self, boot: BootId) {
-        let Some(lease) = self.gateways.remove(&boot) else {
-            return;
-        };
-        for (conn, at) in lease.held {
+        self.expected.remove(&boot);
+        let held = self.gateways.remove(&boot).map(|lease| lease.held);
+        for (conn, at) in held.into_iter().flatten() {
             self.take_out(&at, boot, conn);
+        }
+        if self.dead.contains(&boot) {
+            return;
         }
         self.dead.push_back(boot);
         if self.dead.len() > DEAD_BOOTS_MAX {
@@ -310,6 +314,7 @@ impl Registry for MemoryRegistry {
         if state.dead.contains(&gateway.boot) {
             return Ok(false);
         }
+        state.expected.remove(&gateway.boot);
         let lease = state.gateways.entry(gateway.boot).or_insert_with(|| Lease {
             gateway,
             until,
@@ -337,11 +342,24 @@ impl Registry for MemoryRegistry {
         Ok(())
     }
 
+    async fn expect_renewals(&self, boots: BTreeSet<BootId>) -> Result<(), RegistryError> {
+        let until = (self.now)() + LEASE;
+        let mut state = self.lock();
+        for boot in boots {
+            if !state.gateways.contains_key(&boot) && !state.dead.contains(&boot) {
+                state.expected.entry(boot).or_insert(until);
+            }
+        }
+        Ok(())
+    }
+
     async fn reap(&self) -> Result<Vec<BootId>, RegistryError> {
         let now = (self.now)();
         let mut state = self.lock();
-        let lapsed = state.gateways.iter().filter(|(_, lease)| lease.until < now);
-        let lapsed: Vec<BootId> = lapsed.map(|(boot, _)| *boot).collect();
+        let joined = state.gateways.iter().map(|(boot, lease)| (*boot, lease.until));
+        let expected = state.expected.iter().map(|(boot, until)| (*boot, *until));
+        let lapsed = joined.chain(expected).filter(|(_, until)| *until < now);
+        let lapsed: Vec<BootId> = lapsed.map(|(boot, _)| boot).collect();
         for boot in &lapsed {
             state.bury(*boot);
         }

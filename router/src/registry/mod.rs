@@ -12,7 +12,7 @@ pub mod memory;
 mod policy;
 pub mod redis;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::future::Future;
 
 use corelane_protocol::id::{AppId, AppUser, BootId, ConnId, NodeId, UserId};
@@ -117,6 +117,15 @@ pub trait Registry: Send + Sync + 'static {
 
     /// Ends a lease in order: its routes go, the boot never comes back.
     fn leave(&self, boot: BootId) -> impl Future<Output = Result<(), RegistryError>> + Send;
+
+    /// Something here waits for these boots: each has to renew its lease. One that the registry does not know, because it
+    /// forgot it, has a lease from now on, by which it comes back or is declared dead like any other; until it comes it claims
+    /// nothing and is no live gateway. A lease that is known is not touched, and who is dead stays so. An adapter adds
+    /// those that it knows of itself.
+    fn expect_renewals(
+        &self,
+        boots: BTreeSet<BootId>,
+    ) -> impl Future<Output = Result<(), RegistryError>> + Send;
 
     /// Declares the boots dead whose leases ran out, drops their routes, and names all that were declared dead since it
     /// was asked last, here or by another router. Who left in order at this router is not named.

@@ -46,6 +46,10 @@ contract!(
     a_session_of_a_dead_boot_is_in_nobodys_way,
     a_boot_that_never_joined_claims_nothing,
     a_lapse_that_nobody_used_is_renewed,
+    a_boot_that_is_waited_for_and_not_known_is_declared_dead_after_a_lease,
+    a_boot_that_is_waited_for_comes_back_within_a_lease,
+    waiting_for_a_boot_does_not_renew_its_lease,
+    a_boot_that_left_is_not_waited_for,
     only_what_a_shard_claimed_is_kept_of_it,
     lookup_keeps_the_order_and_tenants_apart,
     names_of_any_characters_are_kept_apart,
@@ -242,6 +246,75 @@ async fn a_lapse_that_nobody_used_is_renewed<F: Fixture>() {
     assert!(registry.renew(ONE).await.unwrap());
     assert_eq!(registry.reap().await.unwrap(), [TWO]);
     assert_eq!(routes(registry).await, [first.route]);
+}
+
+async fn a_boot_that_is_waited_for_and_not_known_is_declared_dead_after_a_lease<F: Fixture>() {
+    let fixture = joined::<F>().await;
+    let registry = fixture.registry();
+    let forgotten = BootId(99);
+    registry.expect_renewals([forgotten].into()).await.unwrap();
+    fixture.pass(LEASE / 2).await;
+    for boot in [ONE, TWO] {
+        assert!(registry.renew(boot).await.unwrap());
+    }
+    // Who waits for longer puts nothing off.
+    registry.expect_renewals([forgotten].into()).await.unwrap();
+    assert!(registry.reap().await.unwrap().is_empty());
+    assert_eq!(
+        refused(registry, &claim(forgotten, 1, Terminal::Web, "x")).await,
+        4003
+    );
+    assert_eq!(registry.live_gateways().await.unwrap().len(), 2);
+    fixture.pass(LEASE / 2 + Duration::from_millis(1)).await;
+    assert_eq!(registry.reap().await.unwrap(), [forgotten]);
+    assert!(!registry.renew(forgotten).await.unwrap());
+    assert!(
+        !registry.join(gateway(forgotten)).await.unwrap(),
+        "it has to take another boot"
+    );
+    registry.expect_renewals([forgotten].into()).await.unwrap();
+    fixture.pass(LEASE / 4).await;
+    assert!(registry.reap().await.unwrap().is_empty(), "it dies once");
+}
+
+async fn a_boot_that_is_waited_for_comes_back_within_a_lease<F: Fixture>() {
+    let fixture = joined::<F>().await;
+    let registry = fixture.registry();
+    let forgotten = BootId(99);
+    registry.expect_renewals([forgotten].into()).await.unwrap();
+    fixture.pass(LEASE / 10 * 9).await;
+    for boot in [ONE, TWO, forgotten] {
+        assert!(registry.join(gateway(boot)).await.unwrap());
+    }
+    let first = claim(forgotten, 1, Terminal::Web, "x");
+    held(registry, &first).await;
+    fixture.pass(LEASE / 2).await;
+    assert!(registry.reap().await.unwrap().is_empty());
+    assert_eq!(routes(registry).await, [first.route]);
+    assert!(registry.renew(forgotten).await.unwrap());
+}
+
+async fn waiting_for_a_boot_does_not_renew_its_lease<F: Fixture>() {
+    let fixture = joined::<F>().await;
+    let registry = fixture.registry();
+    fixture.pass(LEASE / 2).await;
+    assert!(registry.renew(TWO).await.unwrap());
+    registry.expect_renewals([ONE, TWO].into()).await.unwrap();
+    fixture.pass(LEASE / 2 + Duration::from_millis(1)).await;
+    registry.expect_renewals([ONE, TWO].into()).await.unwrap();
+    assert_eq!(registry.reap().await.unwrap(), [ONE]);
+}
+
+async fn a_boot_that_left_is_not_waited_for<F: Fixture>() {
+    let fixture = joined::<F>().await;
+    let registry = fixture.registry();
+    registry.leave(ONE).await.unwrap();
+    registry.expect_renewals([ONE].into()).await.unwrap();
+    fixture.pass(LEASE / 2).await;
+    assert!(registry.renew(TWO).await.unwrap());
+    fixture.pass(LEASE / 2 + Duration::from_millis(1)).await;
+    assert!(registry.reap().await.unwrap().is_empty());
+    assert!(!registry.join(gateway(ONE)).await.unwrap());
 }
 
 async fn only_what_a_shard_claimed_is_kept_of_it<F: Fixture>() {

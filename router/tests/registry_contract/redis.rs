@@ -2,6 +2,7 @@
 //!
 //! Tests that make Redis fail start a `redis-server` of their own.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -371,6 +372,70 @@ async fn a_registry_that_forgot_its_last_claims_is_noticed() {
         .await
         .unwrap();
     eventually("it is there", async || registry.renew(ONE).await == Ok(true)).await;
+}
+
+#[tokio::test]
+#[ignore = "needs ops/services up redis"]
+async fn of_boots_that_it_forgot_those_are_dead_that_do_not_come_back() {
+    let mut server = Server::start(&[]).await;
+    let config = RedisConfig {
+        lease: Duration::from_secs(1),
+        ..server.config()
+    };
+    let registry = connect(&config).await;
+    let before = registry.incarnation();
+    command(&server.beside().await, &["SAVE"]).await.unwrap();
+    for boot in [ONE, TWO] {
+        assert!(registry.join(gateway(boot)).await.unwrap());
+    }
+    server.kill();
+    server.start_again().await;
+    eventually("it is there, and knows no gateway", async || {
+        registry.live_gateways().await.is_ok_and(|live| live.is_empty())
+    })
+    .await;
+    eventually("the one that is not renewed is dead", async || {
+        let lives = registry.renew(TWO).await == Ok(true);
+        assert!(lives, "a lapse that nobody used costs nothing");
+        registry.expect_renewals(BTreeSet::new()).await.unwrap();
+        let dead = registry.reap().await.unwrap();
+        assert!(dead.is_empty() || dead == [ONE], "{dead:?}");
+        !dead.is_empty()
+    })
+    .await;
+    assert!(!registry.join(gateway(ONE)).await.unwrap());
+    assert_eq!(registry.live_gateways().await.unwrap(), [gateway(TWO)]);
+    assert_eq!(registry.incarnation(), before, "nothing else was forgotten");
+}
+
+#[tokio::test]
+#[ignore = "needs ops/services up redis"]
+async fn routes_of_a_boot_that_it_forgot_end_with_a_lease() {
+    let config = RedisConfig {
+        url: address("CORELANE_TEST_REDIS"),
+        prefix: prefix(),
+        lease: Duration::from_millis(300),
+        grace: Duration::ZERO,
+        ..RedisConfig::default()
+    };
+    let (here, there) = (connect(&config).await, connect(&config).await);
+    assert!(there.join(gateway(ONE)).await.unwrap());
+    let first = claim(ONE, 1, Terminal::Web, "x");
+    held(&there, &first).await;
+    drop(there);
+    // In a cluster its shard may lose its end alone: the routes are in others.
+    let beside = client(&config.url).await;
+    for kind in ["gateways", "lease"] {
+        let key = format!("{}{kind}:{{leases}}", config.prefix);
+        command(&beside, &["DEL", &key]).await.unwrap();
+    }
+    assert_eq!(routes(&here).await, [first.route]);
+    eventually("it is declared dead", async || {
+        here.expect_renewals(BTreeSet::new()).await.unwrap();
+        here.reap().await.unwrap() == [ONE]
+    })
+    .await;
+    assert!(routes(&here).await.is_empty());
 }
 
 #[tokio::test]

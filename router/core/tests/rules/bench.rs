@@ -59,6 +59,8 @@ pub struct Bench {
     pub answers: Vec<(Origin, Vec<u8>)>,
     /// Lookups wait for [`Bench::answer_lookups`].
     pub lookups_held: bool,
+    /// The gateway reports nothing consumed.
+    pub is_silent: bool,
     lookups: Vec<Input>,
     /// Versions of the router list that were said drained.
     pub drained: Vec<u64>,
@@ -88,6 +90,7 @@ impl Bench {
             batches: Vec::new(),
             answers: Vec::new(),
             lookups_held: false,
+            is_silent: false,
             lookups: Vec::new(),
             drained: Vec::new(),
             looks: 0,
@@ -234,12 +237,13 @@ impl Bench {
             } => {
                 self.published(&record);
                 let gaps = Vec::new();
-                return Some(Input::Consumed {
+                let consumed = Input::Consumed {
                     boot,
                     partition,
                     number,
                     gaps,
-                });
+                };
+                return Some(consumed).filter(|_| !self.is_silent);
             }
             Output::LoadMembers(ticket, _, conv, since) => {
                 let stays = self.groups.get(&conv).expect("a group of the test").clone();

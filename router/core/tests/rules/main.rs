@@ -5,6 +5,7 @@
     reason = "these are tests: every item is for the file beside it, and a panic is how a test fails"
 )]
 
+mod awaited_gateway;
 mod bench;
 mod drained_once;
 mod gained_lane;

@@ -9,7 +9,8 @@
 //! incarnation:{leases}            string 16 hex digits
 //! drawing:{leases}                string who draws a new incarnation
 //! gateways:{leases}               hash   boot -> node, of all that are not dead
-//! lease:{leases}                  zset   boot by the end of its lease (ms since 1970 by the server's clock)
+//! lease:{leases}                  zset   boot by the end of its lease (ms since 1970 by the server's clock), also of those
+//!                                        that are missed and may come back
 //! dead:{leases}                   zset   boot by when it was declared dead
 //! routers:{leases}                hash   boot -> node, address, HTTP address, cluster, of the routers in the list
 //! routerlease:{leases}            zset   boot by the end of its lease

@@ -1,5 +1,6 @@
 //! Leases: a gateway lives while its lease is renewed, and is dead once it was declared so.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use corelane_protocol::id::{BootId, NodeId};
@@ -49,6 +50,22 @@ impl Inner {
         let call = Call::new(self.lease_keys(), args);
         self.ask(self.scripts.bury.run(&self.client, call)).await?;
         self.roster.died(boot, false);
+        Ok(())
+    }
+
+    /// Begins the leases of boots that Redis forgot: of these, and of those that are missed here.
+    pub(super) async fn expect_renewals(&self, boots: &BTreeSet<BootId>) -> Result<(), RegistryError> {
+        let missing = self.roster.missing(boots);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let mut args = vec![self.lease_ms()];
+        args.extend(missing.into_iter().map(|boot| hex(boot.0)));
+        let call = Call::new([self.keys.dead(), self.keys.lease()], args);
+        let begun = self.ask(self.scripts.expect.run(&self.client, call)).await?;
+        for boot in begun {
+            tracing::warn!(boot, "a boot is waited for and not known: its lease begins now");
+        }
         Ok(())
     }
 

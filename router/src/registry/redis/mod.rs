@@ -17,7 +17,9 @@
 //!
 //! **Death.** A lease is a time in a sorted set. A boot is dead only once it stands in `dead`; until then its lease can
 //! be renewed, however long it ran out. No router writes that within a time of grace after it could not talk to the
-//! registry, and the script refuses to when it was delayed. Dead boots are left out of every answer at once, their routes
+//! registry, and the script refuses to when it was delayed. A boot that Redis forgot has no lease that could run out. A
+//! router that misses it, because something waits for it, because it was linked there, or because a route names it, begins
+//! one, by which the boot comes back or dies like any other. Dead boots are left out of every answer at once, their routes
 //! are swept up in the background, and an hour later they are forgotten. Routers have leases of the same kind
 //! (`routers.rs`); one that lapsed is out of the list, and may join again.
 
@@ -35,7 +37,7 @@ mod row;
 mod script;
 mod sweep;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -298,6 +300,10 @@ impl Registry for RedisRegistry {
 
     async fn leave(&self, boot: BootId) -> Result<(), RegistryError> {
         self.inner.leave(boot).await
+    }
+
+    async fn expect_renewals(&self, boots: BTreeSet<BootId>) -> Result<(), RegistryError> {
+        self.inner.expect_renewals(&boots).await
     }
 
     async fn reap(&self) -> Result<Vec<BootId>, RegistryError> {

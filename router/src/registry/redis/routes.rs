@@ -83,9 +83,7 @@ impl Inner {
     fn split(&self, held: &[(String, String)]) -> Result<(Vec<Session>, Vec<Session>), RegistryError> {
         let sessions = held.iter().map(|(field, value)| row::parse(field, value));
         let sessions: Vec<Session> = sessions.collect::<Result<_, _>>().map_err(unreadable)?;
-        Ok(sessions
-            .into_iter()
-            .partition(|session| !self.roster.is_dead(session.route.boot)))
+        Ok(self.roster.split(sessions, |session| session.route.boot))
     }
 
     /// Puts `wanted` in and takes the others out, if the hash holds what it was judged by.

@@ -35,6 +35,7 @@ scripts! {
     held: "held",
     remembers: "remembers",
     lease: "lease",
+    expect: "expect",
     lapsed: "lapsed",
     bury: "bury",
     state: "state",
