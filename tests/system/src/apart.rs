@@ -95,6 +95,22 @@ impl Apart {
         Gateway::beside(Running::start(&mut command), &self.data, &http)
     }
 
+    /// Redis forgets its gateways and their leases, as one does that comes back without its last seconds.
+    ///
+    /// # Panics
+    ///
+    /// If it does not.
+    pub fn forget_gateways(&self) {
+        let keys = ["gateways", "lease"].map(|kind| format!("{}{kind}:{{leases}}", self.prefix));
+        let output = Command::new("redis-cli")
+            .args(["-u", &self.redis, "DEL"])
+            .args(keys)
+            .output()
+            .expect("redis-cli is there: ops/services up redis installs it");
+        let answer = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(answer.trim(), "2", "both were there: {output:?}");
+    }
+
     /// The topics of its gateways.
     ///
     /// # Panics

@@ -29,6 +29,23 @@ impl Gateway {
         Ok(messages)
     }
 
+    /// Stores a text of one user for another, as a backend does; its place.
+    ///
+    /// # Panics
+    ///
+    /// If it is not stored.
+    pub fn append(&self, from: &str, to: &str, text: &str) -> u64 {
+        let message =
+            serde_json::json!({"from": from, "target": {"user": to}, "kind": "text", "payload": text});
+        let mut response = ureq::post(format!("{}/v1/messages", self.http))
+            .header("Authorization", &format!("Bearer {}", self.admin_key()))
+            .send_json(&message)
+            .expect("a message of a backend is stored");
+        let stored: serde_json::Value = response.body_mut().read_json().expect("JSON");
+        let seq = stored.get("seq").and_then(serde_json::Value::as_u64);
+        seq.expect("a place")
+    }
+
     /// The body of a GET with the admin key.
     ///
     /// # Errors
