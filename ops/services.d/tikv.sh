@@ -8,7 +8,7 @@ tikv_pd_peer=127.0.0.1:2380
 tikv_store=127.0.0.1:2160
 tikv_control=127.0.0.1:2180
 
-# PD takes two minutes to build, once. The store is built with the profile of the tests.
+# PD takes two minutes to build, once. The store is built as ops/test builds all programs, so that it is built once.
 tikv_install() {
     need curl curl
     command -v go >/dev/null 2>&1 || { echo "PD is a Go program: install Go 1.24 or newer"; return 1; }
@@ -16,7 +16,7 @@ tikv_install() {
         (cd tests/tikv/pd && go build -tags without_dashboard -o "$cache/pd-server.new" github.com/tikv/pd/cmd/pd-server)
         mv "$cache/pd-server.new" "$cache/pd-server"
     fi
-    cargo build --profile ci -p corelane-tikv-test-store
+    cargo build --profile ci --workspace --features corelane-router/kafka-tls --test golden --bin corelane-tikv-test-store
 }
 
 tikv_start() {

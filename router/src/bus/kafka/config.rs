@@ -159,8 +159,13 @@ impl KafkaConfig {
     ///
     /// # Errors
     ///
-    /// [`KafkaError::Config`], which names key, value and what is allowed.
+    /// [`KafkaError::Config`], which names key, value and what is allowed; [`KafkaError::WithoutTls`].
     pub fn check(&self) -> Result<(), KafkaError> {
+        self.check_for(cfg!(feature = "kafka-tls"))
+    }
+
+    /// `has_tls`: whether the program was built with it.
+    fn check_for(&self, has_tls: bool) -> Result<(), KafkaError> {
         let wrong = |key: &'static str, value: String, allowed: &'static str| {
             Err(KafkaError::Config { key, value, allowed })
         };
@@ -205,16 +210,16 @@ impl KafkaConfig {
             let value = self.read_ahead_bytes_max.to_string();
             return wrong("read_ahead_bytes_max", value, "4,194,304 or more");
         }
-        self.check_security()
+        self.check_security(has_tls)
     }
 
-    fn check_security(&self) -> Result<(), KafkaError> {
+    fn check_security(&self, has_tls: bool) -> Result<(), KafkaError> {
         let wanted = [
             (self.tls.is_some(), "tls = true"),
             (self.sasl.is_some(), "a user"),
         ];
         if let Some((_, wanted)) = wanted.into_iter().find(|(is_wanted, _)| *is_wanted)
-            && !cfg!(feature = "kafka-tls")
+            && !has_tls
         {
             return Err(KafkaError::WithoutTls { wanted });
         }
@@ -422,7 +427,7 @@ mod tests {
         for (named, change) in mistakes {
             let mut config = usable();
             change(&mut config);
-            let text = config.check().unwrap_err().to_string();
+            let text = config.check_for(true).unwrap_err().to_string();
             assert!(text.contains(named), "{text}");
         }
     }
@@ -437,7 +442,7 @@ mod tests {
 
     #[test]
     fn a_mistake_names_its_key_and_what_is_allowed() {
-        usable().check().unwrap();
+        usable().check_for(false).unwrap();
         assert_named(&[
             ("bus.servers", |config| config.servers.clear()),
             ("bus.topic_prefix", |config| {
@@ -451,20 +456,19 @@ mod tests {
         ]);
     }
 
-    #[cfg(not(feature = "kafka-tls"))]
     #[test]
     fn what_needs_tls_is_refused_with_the_name_of_the_feature() {
-        assert_named(&[
-            ("--features kafka-tls", |config| {
-                config.tls = Some(TlsConfig::default());
-            }),
-            ("--features kafka-tls", |config| {
-                with_user(config, SaslMechanism::ScramSha512);
-            }),
-        ]);
+        let mut encrypted = usable();
+        encrypted.tls = Some(TlsConfig::default());
+        let mut named = usable();
+        with_user(&mut named, SaslMechanism::ScramSha512);
+        for config in [encrypted, named] {
+            config.check_for(true).unwrap();
+            let text = config.check_for(false).unwrap_err().to_string();
+            assert!(text.contains("--features kafka-tls"), "{text}");
+        }
     }
 
-    #[cfg(feature = "kafka-tls")]
     #[test]
     fn a_mistake_in_what_is_secret_names_its_key() {
         assert_named(&[
