@@ -17,11 +17,7 @@ impl World {
         self.check_gaps(&mut broken);
         self.check_routes(&mut broken);
         self.check_topics(&mut broken);
-        let rows = self.store.outbox.keys();
-        let left: Vec<u64> = rows
-            .copied()
-            .filter(|row| !self.waits_for_forgotten(*row))
-            .collect();
+        let left: Vec<u64> = self.store.outbox.keys().copied().collect();
         if !left.is_empty() {
             broken.push(format!("outbox rows are left: {left:?}"));
         }
@@ -29,21 +25,6 @@ impl World {
         for text in broken {
             self.violation(text);
         }
-    }
-
-    /// Whether all that a row waits for is a gateway that died in the moment in which the registry forgot its lease: nobody
-    /// declares it dead, and its rows stay until their router starts anew. Nobody misses anything by that: whoever was
-    /// connected there has logged in anew, and his sync told of it. What waits for any gateway that lives must be cleared.
-    fn waits_for_forgotten(&self, row: u64) -> bool {
-        let waits: Vec<_> = self
-            .routers
-            .iter()
-            .filter_map(|router| router.rows_wait.get(&row))
-            .flatten()
-            .collect();
-        self.counts.registry_losses > 0
-            && !waits.is_empty()
-            && waits.iter().all(|(boot, ..)| self.registry.has_forgotten(*boot))
     }
 
     /// A bus that gives up what was consumed holds nothing.

@@ -3,9 +3,11 @@
 use corelane_protocol::frame;
 use corelane_protocol::link::body::Renewed;
 use corelane_protocol::link::record::RecordKind;
+use corelane_router_core::RouterCore;
 use corelane_router_core::event::Input;
 
 use crate::pause::PAUSE_US_MAX;
+use crate::planted::Bug;
 use crate::process::REBIRTH_US_MAX;
 use crate::world::{CALM_AT, Event, World};
 
@@ -49,6 +51,11 @@ impl World {
         router.looked_at = now;
         if now < router.reap_from || !self.asks(at) {
             return;
+        }
+        let awaited = self.routers[at].core.as_ref().map(RouterCore::boots_awaited);
+        if !Bug::ForgottenAwaited.is_planted() {
+            self.registry
+                .expect(awaited.into_iter().flatten(), now + LEASE_US);
         }
         for boot in self.registry.reap(now) {
             self.counts.lapses += 1;

@@ -24,6 +24,8 @@ bugs! {
     BootReused,
     /// What a dedupe row says is answered although its message is not there.
     DedupeWithoutRow,
+    /// A boot that the registry forgot is waited for until its router ends.
+    ForgottenAwaited,
     /// A head of another writer, or of a commit that was never seen whole, is built on as it is.
     HeadsBelieved,
     /// A kick that finds no link is dropped.

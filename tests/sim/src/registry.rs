@@ -58,6 +58,8 @@ struct Listed {
 pub(crate) struct Memory {
     /// When each boot's lease ends.
     leases: BTreeMap<u64, u64>,
+    /// The same of boots that something waits for and that did not join.
+    expected: BTreeMap<u64, u64>,
     users: BTreeMap<UserId, Vec<Session>>,
     /// Boot, connection and claim of sessions that are over.
     ended: BTreeSet<(u64, u64, u64)>,
@@ -92,6 +94,7 @@ impl Registry {
     pub(crate) fn join(&mut self, boot: u64, until: u64) -> bool {
         let is_alive = !self.dead.contains(&boot);
         if is_alive {
+            self.memory.expected.remove(&boot);
             self.memory.leases.insert(boot, until);
         }
         is_alive
@@ -102,12 +105,22 @@ impl Registry {
         lease.map(|lease| *lease = until).is_some()
     }
 
+    /// Something waits for these boots: who is not known has a lease from now on.
+    pub(crate) fn expect(&mut self, boots: impl IntoIterator<Item = u64>, until: u64) {
+        for boot in boots {
+            if self.has_forgotten(boot) {
+                self.memory.expected.entry(boot).or_insert(until);
+            }
+        }
+    }
+
     /// Declares those dead whose lease has ended.
     pub(crate) fn reap(&mut self, now: u64) -> Vec<u64> {
         if now < self.bury_from {
             return Vec::new();
         }
-        let lapsed = self.memory.leases.iter().filter(|(_, until)| **until < now);
+        let leases = self.memory.leases.iter().chain(&self.memory.expected);
+        let lapsed = leases.filter(|(_, until)| **until < now);
         let lapsed: Vec<u64> = lapsed.map(|(boot, _)| *boot).collect();
         for boot in &lapsed {
             self.bury(*boot);
@@ -129,7 +142,7 @@ impl Registry {
     }
 
     /// Whether it knows a boot neither as living nor as dead.
-    pub(crate) fn has_forgotten(&self, boot: u64) -> bool {
+    fn has_forgotten(&self, boot: u64) -> bool {
         !self.dead.contains(&boot) && !self.memory.leases.contains_key(&boot)
     }
 
@@ -318,6 +331,7 @@ impl Registry {
 impl Memory {
     fn forget_boot(&mut self, boot: u64) {
         self.leases.remove(&boot);
+        self.expected.remove(&boot);
         for sessions in self.users.values_mut() {
             sessions.retain(|held| held.boot != boot);
         }
