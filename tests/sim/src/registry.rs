@@ -114,15 +114,16 @@ impl Registry {
         }
     }
 
-    /// Declares those dead whose lease has ended.
-    pub(crate) fn reap(&mut self, now: u64) -> Vec<u64> {
+    /// Declares those dead whose lease has ended; says of each whether it was only expected.
+    pub(crate) fn reap(&mut self, now: u64) -> Vec<(u64, bool)> {
         if now < self.bury_from {
             return Vec::new();
         }
-        let leases = self.memory.leases.iter().chain(&self.memory.expected);
-        let lapsed = leases.filter(|(_, until)| **until < now);
-        let lapsed: Vec<u64> = lapsed.map(|(boot, _)| *boot).collect();
-        for boot in &lapsed {
+        let joined = self.memory.leases.iter().map(|lease| (lease, false));
+        let expected = self.memory.expected.iter().map(|lease| (lease, true));
+        let lapsed = joined.chain(expected).filter(|((_, until), _)| **until < now);
+        let lapsed: Vec<(u64, bool)> = lapsed.map(|((boot, _), expected)| (*boot, expected)).collect();
+        for (boot, _) in &lapsed {
             self.bury(*boot);
         }
         lapsed
