@@ -1,9 +1,11 @@
-//! A broker that is killed and comes back loses, doubles and reorders nothing.
+//! A broker that is killed and comes back loses, doubles and reorders nothing. One that is fenced for a while, and so names
+//! no brokers to whoever asks, loses nothing either, and everybody finds back to it.
 #![expect(clippy::unwrap_used, reason = "a test says so by failing")]
 #![expect(clippy::print_stdout, reason = "a test that measures prints what it measured")]
 
 mod kafka_support;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,6 +30,8 @@ const PACE: Duration = Duration::from_millis(4);
 const STRETCH: u64 = 1000;
 const KILLS: usize = 2;
 const DEADLINE: Duration = Duration::from_mins(3);
+/// How long a broker is fenced again and again.
+const FENCED: Duration = Duration::from_secs(8);
 
 /// What is known of the records published.
 #[derive(Default)]
@@ -160,6 +164,94 @@ async fn kill_under_load() {
 #[ignore = "needs ops/services up kafka"]
 async fn every_acknowledged_record_is_read_in_order_and_once_although_the_broker_is_killed() {
     tokio::time::timeout(DEADLINE, kill_under_load())
+        .await
+        .expect("all is read in time");
+}
+
+/// Reads a partition until all numbers up to the last one came, in any order and however often.
+async fn read_all(bus: Arc<KafkaBus>, partition: u16, mut last: watch::Receiver<u64>) {
+    let mut numbers = BTreeSet::new();
+    let mut next = 0;
+    loop {
+        let until = *last.borrow_and_update();
+        if until > 0 && numbers.len() as u64 == until {
+            return;
+        }
+        let fetched = tokio::select! {
+            fetched = bus.fetch(BOOT, partition, next, 64 * 1024) => fetched.unwrap(),
+            _ = last.changed() => continue,
+        };
+        assert_eq!((fetched.from, fetched.lost), (next, false));
+        next = fetched.next_offset();
+        let read = fetched.records.iter();
+        numbers.extend(read.map(|record| u64::from_le_bytes((**record).try_into().unwrap())));
+    }
+}
+
+async fn fence_under_load() {
+    let mut broker = Broker::start(&[]);
+    let mut config = config(broker.address());
+    config.publish_timeout_ms = 5_000;
+    let (router, gateway) = (Arc::new(connect(&config).await), Arc::new(connect(&config).await));
+    gateway.create(BOOT, PARTITIONS).await.unwrap();
+    let ledger = Arc::<Ledger>::default();
+    let (tell_last, last) = watch::channel(0);
+    let reading: Vec<_> = (0..PARTITIONS)
+        .map(|partition| tokio::spawn(read_all(Arc::clone(&gateway), partition, last.clone())))
+        .collect();
+    let publishing = tokio::spawn(publish_on(Arc::clone(&router), Arc::clone(&ledger)));
+    acknowledged(&ledger, STRETCH).await;
+    tokio::task::block_in_place(|| {
+        broker.kill();
+        // Its session ends long before it says again that it lives.
+        broker.set(&[("broker.heartbeat.interval.ms", "2500")]);
+        broker.run();
+    });
+    let clock = Clock::start();
+    while clock.now().mono < FENCED {
+        // Whoever asks now is told of no brokers.
+        for bus in [&router, &gateway] {
+            let _ = bus.boots().await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tokio::task::block_in_place(|| {
+        broker.kill();
+        broker.set(&[]);
+        broker.run();
+    });
+    let clock = Clock::start();
+    acknowledged(&ledger, STRETCH).await;
+    let flowing = clock.now().mono;
+    while gateway.create(BootId(8), 1).await.is_err() {}
+    for bus in [&router, &gateway] {
+        while bus.boots().await.ok().as_deref() != Some(&[BOOT, BootId(8)]) {}
+    }
+    println!(
+        "fenced; after its end records flow again in {flowing:?}, all is well in {:?}",
+        clock.now().mono
+    );
+    ledger.is_over.store(true, Ordering::SeqCst);
+    let published = publishing.await.unwrap();
+    until(|| ledger.outstanding.load(Ordering::SeqCst) == 0).await;
+    tell_last.send(published).unwrap();
+    for reader in reading {
+        reader.await.unwrap();
+    }
+    println!(
+        "{published} records in each of {PARTITIONS} partitions; {:?}",
+        router.figures()
+    );
+    assert!(
+        router.figures().producers > 1,
+        "no producer was replaced: no record timed out"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs ops/services up kafka"]
+async fn every_client_finds_back_to_a_broker_that_was_fenced() {
+    tokio::time::timeout(DEADLINE, fence_under_load())
         .await
         .expect("all is read in time");
 }

@@ -81,7 +81,7 @@ impl Broker {
             ports: [free_port(), free_port()],
             child: None,
         };
-        std::fs::write(broker.properties(), broker.settings(settings)).unwrap();
+        broker.set(settings);
         let formatted = broker
             .java()
             .args(["kafka.tools.StorageTool", "format", "--standalone", "-t"])
@@ -121,6 +121,11 @@ impl Broker {
             .process_group(0);
         self.child = Some(command.spawn().unwrap());
         self.await_answer();
+    }
+
+    /// Settings beside the usual ones from the next start on.
+    pub(crate) fn set(&self, settings: &[(&str, &str)]) {
+        std::fs::write(self.properties(), self.settings(settings)).unwrap();
     }
 
     fn await_answer(&mut self) {

@@ -202,15 +202,12 @@ impl World {
                     broken.push(format!("the sync of {user} ({at}) does not tell of {id}"));
                     continue;
                 };
-                // The mark that a send moved is not moved back when its commit is made void, nor is what it counted.
-                let marks = self.store.convs[id].log.get(&state.read_seq);
-                let is_void = marks.is_some_and(|entry| entry.sender.is_none());
                 let counted = terminal
                     .views
                     .get(id)
                     .map_or(0, |view| view.count_above(state.read_seq));
                 let (n, read_n) = (state.head_n, state.read_n);
-                if !is_void && n.checked_sub(read_n) != Some(counted) {
+                if n.checked_sub(read_n) != Some(counted) {
                     broken.push(format!(
                         "{user} ({at}) counts {counted} unread of {id}, the platform {n} less {read_n}"
                     ));

@@ -118,12 +118,14 @@ impl Store {
         };
         let last = conv.end();
         if last == 0 {
+            self.put_marks_right(id, (from, last));
             return None;
         }
         let mut changes = u64::from(last != head.seq);
         changes += self.fill(id, (from, last), txn);
         changes += self.put_dedupe_back(id, (from, last));
         changes += self.put_lists_back(id, (from, last), txn);
+        changes += self.put_marks_right(id, (from, last));
         let was_whole = changes == 0;
         if is_whole && was_whole {
             return None;
@@ -166,6 +168,22 @@ impl Store {
         }
         (conv.head.seq, conv.head.n) = (last, n);
         holes
+    }
+
+    /// A mark that a send moved counts what there is at its place now, and stands no higher than the log.
+    fn put_marks_right(&mut self, id: &ConvId, (from, last): (u64, u64)) -> u64 {
+        let Some(conv) = self.convs.get_mut(id) else {
+            return 0;
+        };
+        let mut marks = std::mem::take(&mut conv.reads);
+        let mut count = 0;
+        for mark in marks.values_mut().filter(|mark| mark.0 >= from) {
+            let seq = mark.0.min(last);
+            let right = (seq, conv.n_at(seq));
+            count += u64::from(std::mem::replace(mark, right) != right);
+        }
+        conv.reads = marks;
+        count
     }
 
     fn put_dedupe_back(&mut self, id: &ConvId, (from, last): (u64, u64)) -> u64 {

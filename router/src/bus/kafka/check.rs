@@ -4,6 +4,7 @@ use rdkafka::admin::{AdminOptions, ConfigResource, ResourceSpecifier};
 use rdkafka::error::KafkaError as ClientError;
 
 use super::config::KafkaConfig;
+use super::consumer::end_elsewhere;
 use super::error::KafkaError;
 use super::topics::Topics;
 
@@ -27,6 +28,7 @@ pub(super) async fn check(config: &KafkaConfig, topics: &Topics) -> Result<(), K
             brokers: brokers.len(),
         });
     }
+    let admin = topics.admin()?;
     for broker in brokers {
         let wanted = [&ResourceSpecifier::Broker(broker)];
         let options = AdminOptions::new().request_timeout(Some(std::time::Duration::from_secs(10)));
@@ -35,7 +37,7 @@ pub(super) async fn check(config: &KafkaConfig, topics: &Topics) -> Result<(), K
             reason,
             prefix: config.topic_prefix.clone(),
         };
-        let described = topics.admin.describe_configs(wanted, &options).await;
+        let described = admin.describe_configs(wanted, &options).await;
         let settings = match described {
             Ok(mut resources) => resources.pop(),
             Err(ClientError::AdminOp(code)) => return Err(hidden(code.to_string())),
@@ -47,6 +49,7 @@ pub(super) async fn check(config: &KafkaConfig, topics: &Topics) -> Result<(), K
             None => return Err(hidden("it told nothing".to_owned())),
         }
     }
+    end_elsewhere(admin);
     Ok(())
 }
 

@@ -367,14 +367,14 @@ impl ConsumerThread {
     }
 }
 
-/// Ends a consumer on a thread of its own: librdkafka 2.12 can wait for ever for one whose partition stands still (seen with
-/// a paused one), and what is lost with it is a thread, not the deliveries of this gateway.
-fn end_elsewhere(client: BaseConsumer<Ears>) {
+/// Ends a client on a thread of its own: that takes its time, and librdkafka 2.12 can wait for ever for a consumer whose
+/// partition stands still (seen with a paused one); what is lost with it is a thread, not the deliveries of this gateway.
+pub(super) fn end_elsewhere(client: impl Send + 'static) {
     let ended = std::thread::Builder::new()
         .name("kafka-end".to_owned())
         .spawn(move || drop(client));
     if let Err(error) = ended {
-        tracing::warn!(%error, "a consumer is ended here, which may take its time");
+        tracing::warn!(%error, "a client is ended here, which may take its time");
     }
 }
 

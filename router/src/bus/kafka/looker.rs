@@ -4,6 +4,13 @@
 //! [`QUEUE`] questions wait; one more is answered at once, that nobody knows. All questions for the list of topics that
 //! wait together are answered by one request. Topics are never asked for by name: librdkafka would go on asking for a
 //! topic that is gone until the client ends (and rdkafka 0.39 uses the topic's handle after it was freed).
+//!
+//! A client that did not answer is replaced, and so is one that heard of no brokers: librdkafka drops all brokers that a
+//! list of none does not name, also those that it was started with, and asks nobody any more for ever (2.12; its issue
+//! 5301). Kafka sends such a list while its brokers are fenced, as one is that got no processor for the time of its session.
+//! For the same reason topics are made and deleted by clients of their own, a producer is given up with the first record
+//! that timed out (`publisher.rs`), and a consumer that stands still before the end of its partition is replaced
+//! (`consumer.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,11 +25,14 @@ use rdkafka::metadata::{Metadata, MetadataBroker};
 use tokio::sync::oneshot;
 
 use super::config::KafkaConfig;
+use super::consumer::end_elsewhere;
 use super::counters::Counters;
 use super::ears::Ears;
 use super::error::KafkaError;
 use crate::clock::Clock;
 
+/// What is wrong with a list of no brokers.
+const NO_BROKERS: &str = "it names no brokers: they are fenced, or start";
 /// Questions that wait.
 const QUEUE: usize = 64;
 /// Longest that Kafka is waited for.
@@ -93,12 +103,12 @@ impl Looker {
     /// Starts the thread.
     pub(super) fn start(config: &KafkaConfig, counters: Arc<Counters>) -> Result<Self, KafkaError> {
         let (questions, waiting) = sync_channel(QUEUE);
-        let client: BaseConsumer<Ears> = config
-            .looker()
-            .create_with_context(Ears::that_count(counters))
-            .map_err(|error| KafkaError::Client(error.to_string()))?;
-        let servers = config.servers.clone();
-        let thread = Thread { client, servers };
+        let client = connect(config, &counters).map_err(|error| KafkaError::Client(error.to_string()))?;
+        let mut thread = Thread {
+            config: config.clone(),
+            counters,
+            client,
+        };
         std::thread::Builder::new()
             .name("kafka-look".to_owned())
             .spawn(move || thread.run(&waiting))
@@ -146,12 +156,18 @@ impl Looker {
 }
 
 struct Thread {
+    config: KafkaConfig,
+    counters: Arc<Counters>,
     client: BaseConsumer<Ears>,
-    servers: String,
+}
+
+fn connect(config: &KafkaConfig, counters: &Arc<Counters>) -> Result<BaseConsumer<Ears>, ClientError> {
+    let ears = Ears::that_count(Arc::clone(counters));
+    config.looker().create_with_context(ears)
 }
 
 impl Thread {
-    fn run(&self, waiting: &Receiver<Question>) {
+    fn run(&mut self, waiting: &Receiver<Question>) {
         let mut lists = Vec::new();
         loop {
             match waiting.recv_timeout(IDLE) {
@@ -173,7 +189,7 @@ impl Thread {
         }
     }
 
-    fn take(&self, question: Question, lists: &mut Vec<oneshot::Sender<Result<Arc<Listing>, String>>>) {
+    fn take(&mut self, question: Question, lists: &mut Vec<oneshot::Sender<Result<Arc<Listing>, String>>>) {
         match question {
             Question::Brokers(answer) => {
                 let _ = answer.send(self.brokers());
@@ -205,7 +221,7 @@ impl Thread {
         }
     }
 
-    fn brokers(&self) -> Result<Vec<i32>, KafkaError> {
+    fn brokers(&mut self) -> Result<Vec<i32>, KafkaError> {
         let clock = Clock::start();
         loop {
             let answer = self.client.fetch_metadata(None, ATTEMPT);
@@ -213,42 +229,58 @@ impl Thread {
                 Ok(metadata) if !metadata.brokers().is_empty() => {
                     return Ok(metadata.brokers().iter().map(MetadataBroker::id).collect());
                 }
-                Ok(_) => "it has no brokers".to_owned(),
+                Ok(_) => {
+                    self.replace();
+                    NO_BROKERS.to_owned()
+                }
                 Err(error) => error.to_string(),
             };
             self.hear();
             let context = self.client.context();
             let is_final = context.worst().is_some_and(|worst| worst.is_final());
             if is_final || clock.now().mono > START_MAX {
-                return Err(context.explain(&self.servers, &failure));
+                return Err(context.explain(&self.config.servers, &failure));
             }
         }
     }
 
-    fn list(&self) -> Result<Metadata, String> {
-        self.client
-            .fetch_metadata(None, ANSWER_MAX)
-            .map_err(|error| error.to_string())
+    fn list(&mut self) -> Result<Metadata, String> {
+        let failure = match self.client.fetch_metadata(None, ANSWER_MAX) {
+            Ok(metadata) if !metadata.brokers().is_empty() => return Ok(metadata),
+            Ok(_) => NO_BROKERS.to_owned(),
+            Err(error) => error.to_string(),
+        };
+        self.replace();
+        Err(failure)
     }
 
-    fn ends(&self, topic: &str, partitions: &[u16], with_first: bool) -> Ends {
-        let ends = match self.offsets(topic, partitions, Offset::End) {
-            Ok(ends) => ends,
-            Err(error) => return unknown(&error),
-        };
-        let firsts = if with_first {
-            match self.offsets(topic, partitions, Offset::Beginning) {
-                Ok(firsts) => firsts,
-                Err(error) => return unknown(&error),
-            }
+    /// Connects anew: see the top of this file.
+    fn replace(&mut self) {
+        match connect(&self.config, &self.counters) {
+            Ok(client) => end_elsewhere(std::mem::replace(&mut self.client, client)),
+            Err(error) => tracing::error!(%error, "the client that asks Kafka could not be replaced"),
+        }
+    }
+
+    fn ends(&mut self, topic: &str, partitions: &[u16], with_first: bool) -> Ends {
+        let ends = self.offsets(topic, partitions, Offset::End);
+        let firsts = if with_first && ends.is_ok() {
+            self.offsets(topic, partitions, Offset::Beginning)
         } else {
-            HashMap::new()
+            Ok(HashMap::new())
         };
-        Ends::At(
-            ends.into_iter()
-                .map(|(partition, end)| (partition, firsts.get(&partition).copied(), end))
-                .collect(),
-        )
+        match ends.and_then(|ends| Ok((ends, firsts?))) {
+            Ok((ends, firsts)) => Ends::At(
+                ends.into_iter()
+                    .map(|(partition, end)| (partition, firsts.get(&partition).copied(), end))
+                    .collect(),
+            ),
+            Err(error) if error.rdkafka_error_code().is_some_and(is_no_topic) => Ends::NoTopic,
+            Err(error) => {
+                self.replace();
+                Ends::Unknown(error.to_string())
+            }
+        }
     }
 
     /// Offsets of one end of partitions. Kafka takes a logical offset in the place of a time.
@@ -274,14 +306,6 @@ impl Thread {
             }
         }
         Ok(offsets)
-    }
-}
-
-fn unknown(error: &ClientError) -> Ends {
-    if error.rdkafka_error_code().is_some_and(is_no_topic) {
-        Ends::NoTopic
-    } else {
-        Ends::Unknown(error.to_string())
     }
 }
 

@@ -1,9 +1,10 @@
 //! One idempotent producer of librdkafka and the thread that polls it.
 //!
-//! Delivery reports come only when polled, so each producer has a thread for nothing else. A producer dies in three
-//! ways: it is retired (it knows too many topics that are gone, and would ask for their metadata for ever), librdkafka
-//! declares it dead (a fatal error of the idempotent protocol), or the bus goes. In all three its thread polls until
-//! every record it took has its report, drops it, and ends; dropping it elsewhere would block for half a second.
+//! Delivery reports come only when polled, so each producer has a thread for nothing else. A producer dies in four
+//! ways: it is retired (it knows too many topics that are gone, and would ask for their metadata for ever), it is given up
+//! (a record of it timed out), librdkafka declares it dead (a fatal error of the idempotent protocol), or the bus goes. In
+//! all of them its thread polls until every record it took has its report, drops it, and ends; dropping it elsewhere would
+//! block for half a second.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -42,6 +43,7 @@ pub(super) struct Producer {
     pub(super) id: u64,
     client: BaseProducer<Reports>,
     is_retired: AtomicBool,
+    is_given_up: AtomicBool,
 }
 
 impl std::fmt::Debug for Producer {
@@ -72,6 +74,7 @@ impl Producer {
             id,
             client,
             is_retired: AtomicBool::new(false),
+            is_given_up: AtomicBool::new(false),
         });
         let thread = Arc::clone(&producer);
         std::thread::Builder::new()
@@ -98,17 +101,20 @@ impl Producer {
         })
     }
 
-    /// It gets no more records: its thread ends it when the last has its report.
-    pub(super) fn retire(&self) {
+    /// It gets no more records: its thread ends it when the last has its report. Those that it was given up with have
+    /// theirs at once.
+    pub(super) fn retire(&self, is_given_up: bool) {
+        self.is_given_up.store(is_given_up, Ordering::Release);
         self.is_retired.store(true, Ordering::Release);
     }
 
     fn run(self: Arc<Self>, owner: &Weak<Shared>) {
-        let mut is_dead = false;
+        let mut is_purged = false;
         loop {
             self.client.poll(POLL);
             let fatal = self.client.client().fatal_error();
-            if fatal.is_some() && !std::mem::replace(&mut is_dead, true) {
+            let is_given_up = self.is_given_up.load(Ordering::Acquire);
+            if (fatal.is_some() || is_given_up) && !std::mem::replace(&mut is_purged, true) {
                 // Nothing that waits can be sent any more; each gets its report, of unknown outcome.
                 self.client.purge(PurgeConfig::default().queue().inflight());
             }
@@ -120,7 +126,7 @@ impl Producer {
                     let why = fatal.map(|(code, text)| format!("{text} ({code})"));
                     owner.tend(self.id, why);
                 }
-                None => self.retire(),
+                None => self.retire(false),
             }
         }
     }

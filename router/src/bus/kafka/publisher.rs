@@ -2,9 +2,13 @@
 //!
 //! Owns, per gateway boot, how many records and bytes are on their way, at most `publish_bytes_max` / 4 of one boot and
 //! `publish_bytes_max` of all; one record more is refused, and published again later by whoever publishes. A producer is
-//! replaced when it is dead, when it knows topics that are gone, or is old; the records of a boot that come meanwhile are
-//! parked until the old producer has reported its last one of that boot, so the order of a partition is kept. The first
-//! one is made for the first record: who only reads has none.
+//! replaced when it is dead, when a record of it timed out, when it knows topics that are gone, or is old; the records of a
+//! boot that come meanwhile are parked until the old producer has reported its last one of that boot, so the order of a
+//! partition is kept. The first one is made for the first record: who only reads has none.
+//!
+//! That a record timed out says that Kafka is away, or that librdkafka waits for something that never comes. Nobody can
+//! tell the two apart, so both are met alike: what the producer still has is given up, which its callers publish again, and
+//! a new one connects anew, at most one in the time that a record is waited for.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,6 +59,8 @@ struct State {
     boots: HashMap<BootId, Route>,
     /// The last report was of a record that Kafka did not take.
     is_away: bool,
+    /// A record timed out with `current`.
+    timed_out: bool,
 }
 
 /// What is on its way to one boot.
@@ -68,6 +74,8 @@ struct Route {
     /// Bytes of those and of the parked ones.
     bytes: usize,
     parked: VecDeque<Parked>,
+    /// The topic is gone: what becomes of these records says nothing of the producer.
+    is_gone: bool,
 }
 
 #[derive(Debug)]
@@ -118,6 +126,7 @@ impl Publisher {
             sent: 0,
             bytes: 0,
             parked: VecDeque::new(),
+            is_gone: false,
         });
         if route.bytes + record.len() > self.shared.config.publish_bytes_per_boot() {
             return Err(Refused::Full);
@@ -157,8 +166,9 @@ impl Publisher {
             state.gone_since = now;
         }
         state.gone_topics += 1;
-        if state.boots.get(&boot).is_some_and(Route::is_idle) {
-            state.boots.remove(&boot);
+        match state.boots.get_mut(&boot) {
+            Some(route) if !route.is_idle() => route.is_gone = true,
+            _ => drop(state.boots.remove(&boot)),
         }
     }
 
@@ -230,11 +240,13 @@ impl Shared {
             let state = &mut *state;
             // A topic that is gone says nothing of Kafka.
             if !outcome.is_err_and(is_no_topic) {
-                state.hear(outcome.is_ok());
+                state.hear(outcome);
             }
             let (Some(current), Some(route)) = (&state.current, state.boots.get_mut(&waiting.boot)) else {
                 return;
             };
+            let has_timed_out = outcome == Err(Code::MessageTimedOut) && !route.is_gone;
+            state.timed_out |= has_timed_out && route.producer == current.id;
             route.sent -= 1;
             route.bytes -= waiting.bytes;
             if route.sent == 0 {
@@ -257,13 +269,14 @@ impl Shared {
     /// Replaces the producer in use when it is time. Said by its thread; those of older ones are not heard.
     pub(super) fn tend(self: Arc<Self>, producer: u64, fatal: Option<String>) {
         let now = self.clock.now().mono;
+        let publish_timeout = Duration::from_millis(self.config.publish_timeout_ms.into());
         let is_due = {
             let state = self.lock();
             state
                 .current
                 .as_ref()
                 .is_some_and(|current| current.id == producer)
-                && state.is_due(now, fatal.is_some())
+                && state.is_due(now, fatal.is_some(), publish_timeout)
         };
         if !is_due {
             return;
@@ -292,27 +305,35 @@ impl Shared {
 
 impl State {
     /// Says when Kafka begins to refuse records, and when it takes them again; not once per record.
-    fn hear(&mut self, was_taken: bool) {
-        let was_away = std::mem::replace(&mut self.is_away, !was_taken);
-        if was_away && was_taken {
-            tracing::info!("Kafka takes records again");
-        } else if !was_away && !was_taken {
-            tracing::warn!("Kafka does not take records; they are published again");
+    fn hear(&mut self, outcome: Outcome) {
+        let was_away = std::mem::replace(&mut self.is_away, outcome.is_err());
+        match outcome {
+            Ok(_) if was_away => tracing::info!("Kafka takes records again"),
+            Err(why) if !was_away => {
+                tracing::warn!(%why, "Kafka does not take records; they are published again");
+            }
+            _ => {}
         }
     }
 
-    fn is_due(&self, now: Duration, is_dead: bool) -> bool {
+    fn is_due(&self, now: Duration, is_dead: bool, publish_timeout: Duration) -> bool {
         let age = now.saturating_sub(self.made_at);
         let knows_too_long = self.gone_topics > 0 && now.saturating_sub(self.gone_since) > GONE_TOPIC_AGE;
+        let is_stuck = self.timed_out && age > publish_timeout;
         age > PRODUCER_AGE_MIN
-            && (is_dead || self.gone_topics >= GONE_TOPICS_MAX || knows_too_long || age > PRODUCER_AGE)
+            && (is_dead
+                || is_stuck
+                || self.gone_topics >= GONE_TOPICS_MAX
+                || knows_too_long
+                || age > PRODUCER_AGE)
     }
 
     fn replace(&mut self, next: Arc<Producer>, now: Duration) {
         if let Some(old) = self.current.replace(next) {
-            old.retire();
+            old.retire(self.timed_out);
         }
         self.made_at = now;
+        self.timed_out = false;
         self.gone_topics = 0;
         self.boots.retain(|_, route| !route.is_idle());
     }

@@ -1,6 +1,6 @@
 //! Topics: making, deleting and listing them, and knowing which are gone.
 //!
-//! Owns the admin client, the last list of topics, and which boots' topics were found to be gone: at most
+//! Owns the last list of topics, and which boots' topics were found to be gone: at most
 //! [`BOOTS_MAX`] of them, the oldest are forgotten (and would be found gone again). A name is never used twice, so what
 //! is gone stays so. That a topic is gone is believed only when two lists miss it, [`GONE_AFTER`] apart: a router that
 //! believes it forgets what it owes to that gateway.
@@ -16,6 +16,7 @@ use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode as Code};
 
 use super::super::BusError;
 use super::config::KafkaConfig;
+use super::consumer::end_elsewhere;
 use super::counters::Counters;
 use super::error::KafkaError;
 use super::looker::{Listed, Listing, Looker};
@@ -35,7 +36,6 @@ const READY_PACE: Duration = Duration::from_millis(20);
 pub(super) struct Topics {
     config: KafkaConfig,
     pub(super) looker: Looker,
-    pub(super) admin: AdminClient<DefaultClientContext>,
     clock: Clock,
     counters: Arc<Counters>,
     listed: tokio::sync::Mutex<Option<(Duration, Arc<Listing>)>>,
@@ -73,19 +73,20 @@ impl std::fmt::Debug for Topics {
 
 impl Topics {
     pub(super) fn start(config: KafkaConfig, counters: Arc<Counters>) -> Result<Self, KafkaError> {
-        let admin = config
-            .admin()
-            .create()
-            .map_err(|error: ClientError| KafkaError::Client(error.to_string()))?;
         Ok(Self {
             looker: Looker::start(&config, Arc::clone(&counters))?,
-            admin,
             config,
             clock: Clock::start(),
             counters,
             listed: tokio::sync::Mutex::default(),
             boots: Mutex::default(),
         })
+    }
+
+    /// A client for one request: one that is kept may have lost its brokers for good when it is needed (see `looker.rs`).
+    pub(super) fn admin(&self) -> Result<AdminClient<DefaultClientContext>, KafkaError> {
+        let client = self.config.admin().create();
+        client.map_err(|error: ClientError| KafkaError::Client(error.to_string()))
     }
 
     /// The name of a boot's topic.
@@ -172,7 +173,11 @@ impl Topics {
         for (key, value) in &settings {
             topic = topic.set(key, value);
         }
-        let made = self.admin.create_topics([&topic], &options()).await;
+        let admin = self
+            .admin()
+            .map_err(|error| BusError::Unavailable(error.to_string()))?;
+        let made = admin.create_topics([&topic], &options()).await;
+        end_elsewhere(admin);
         match first(made) {
             Ok(()) | Err(Some(Code::TopicAlreadyExists)) => self.await_ready(boot, &name, partitions).await,
             Err(code) => Err(self.refused("make", &name, code)),
@@ -209,7 +214,11 @@ impl Topics {
     /// Deletes a boot's topic. One that is not there is deleted already.
     pub(super) async fn delete(&self, boot: BootId) -> Result<(), BusError> {
         let name = self.name(boot);
-        let deleted = self.admin.delete_topics(&[&name], &options()).await;
+        let admin = self
+            .admin()
+            .map_err(|error| BusError::Unavailable(error.to_string()))?;
+        let deleted = admin.delete_topics(&[&name], &options()).await;
+        end_elsewhere(admin);
         match first(deleted) {
             Ok(()) | Err(Some(Code::UnknownTopicOrPartition)) => Ok(()),
             Err(code) => Err(self.refused("delete", &name, code)),

@@ -3,7 +3,7 @@
 //! Whoever meets the head of another writer, or one of his own whose commit he never saw whole, cannot know whether that
 //! commit is all there. So he reads the conversation from the first place of that commit to its end, makes a void record of
 //! every place from the first hole on (places stay dense; a void is acknowledged to nobody), puts back dedupe rows that are
-//! missing and not forgotten, makes and unmakes changes of members as the log says, sees that all members have their recent rows
+//! missing and not forgotten, makes and unmakes changes of members as the log says, puts read marks right, sees that all members have their recent rows
 //! ([`super::stays`]), and writes the head in his own name. All that he read may never have been published: unless the
 //! outbox row of that commit is still there and names it, he writes one.
 
@@ -102,6 +102,14 @@ impl Examined {
     /// Whether a place is of a message that is not in the log and never will be.
     pub(super) fn is_void(&self, seq: u64) -> bool {
         seq > self.last || self.holes.contains(&seq)
+    }
+
+    /// Countable messages up to a place that is at or above the first, where there are `n` in all. `None`: it is damaged.
+    pub(super) fn count_at(&self, seq: u64, n: u64) -> Option<u64> {
+        if seq == self.last || self.is_void(seq) {
+            return Some(n);
+        }
+        self.n_at(seq)
     }
 
     fn n_at(&self, seq: u64) -> Option<u64> {

@@ -1,8 +1,9 @@
-//! Mends who is in a group, and who finds a conversation in his lists.
+//! Mends who is in a group, what everybody has read, and who finds a conversation in his lists.
 //!
 //! Messages that change members say so in their rows: changes of the examined messages that were not made are made, those of
-//! messages that are not in the log are unmade. A stay that such a change had replaced is lost with it. Then every member
-//! has his row in the recent index, in the bucket of now if something is new or one of them is missing, because no sync may
+//! messages that are not in the log are unmade. A stay that such a change had replaced is lost with it. A read mark that a
+//! send moved counts what there is at its place now, and stands no higher than the log: else the next message there would
+//! pass for read. Then every member has his row in the recent index, in the bucket of now if something is new or one of them is missing, because no sync may
 //! have seen it; large groups are listed apart.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,19 +33,23 @@ impl Repair<'_> {
         seen: &Examined,
         mended: &mut HeadRow,
     ) -> Result<(), Fault> {
-        if let Some((small, large)) = conv.1.direct_users() {
-            let users = BTreeSet::from([small, large]);
-            return self.recent(rows, conv, &users, seen, mended).await;
-        }
         let before: Stays = match stays(rows, self.keys, conv).await? {
             Ok(list) => list.into_iter().collect(),
             Err(damage) => {
-                tracing::error!(%damage, conv = %conv.1, "the members of a group cannot be listed");
+                tracing::error!(%damage, conv = %conv.1, "the members of a conversation cannot be listed");
                 return Ok(());
             }
         };
-        let after = replay(&before, seen);
+        let mut after = replay(&before, seen);
+        after
+            .values_mut()
+            .for_each(|row| mend_mark(row, seen, mended.head.n));
         let is_changed = before != after;
+        if let Some((small, large)) = conv.1.direct_users() {
+            self.write_stays(conv, &before, after, mended);
+            let users = BTreeSet::from([small, large]);
+            return self.recent(rows, conv, &users, seen, mended).await;
+        }
         let users: BTreeSet<UserId> = after
             .iter()
             .filter(|(_, row)| row.is_present())
@@ -85,7 +90,9 @@ impl Repair<'_> {
             if known == Some(&row) {
                 continue;
             }
-            if known.is_some_and(MemberRow::is_present) && !row.is_present() {
+            let has_left = known.is_some_and(MemberRow::is_present) && !row.is_present();
+            let has_read = |known: &MemberRow| (known.read_seq, known.read_n) == (row.read_seq, row.read_n);
+            if has_left || known.is_some_and(|known| !has_read(known)) {
                 self.tell(conv, &user, &mut row);
             }
             let key = self.keys.member(conv, &user);
@@ -94,7 +101,7 @@ impl Repair<'_> {
         }
     }
 
-    /// His terminals learn at their next sync that he left.
+    /// His terminals learn at their next sync that he left, or what he has read.
     fn tell(&mut self, conv: &ConvKey, user: &UserId, row: &mut MemberRow) {
         let bucket = self.author.now_ms / RECENT_BUCKET_MS;
         if row.changed_bucket >= bucket {
@@ -186,6 +193,17 @@ fn replay(before: &Stays, seen: &Examined) -> Stays {
         }
     }
     after
+}
+
+/// Puts a read mark right that stands at an examined place, or above the log. `n`: countable messages in all.
+fn mend_mark(row: &mut MemberRow, seen: &Examined, n: u64) {
+    if row.read_seq < seen.from {
+        return;
+    }
+    row.read_seq = row.read_seq.min(seen.last);
+    if let Some(n) = seen.count_at(row.read_seq, n) {
+        row.read_n = n;
+    }
 }
 
 /// Makes a change, as far as nothing later is known of each user.
@@ -308,5 +326,24 @@ mod tests {
         ]);
         let left = stays_of(&[("bob", stay(1, 0)), ("carol", stay(1, 0)), ("eve", stay(1, 5))]);
         assert_eq!(replay(&before, &seen), left);
+    }
+
+    #[test]
+    fn a_mark_counts_what_is_at_its_place_and_stands_no_higher_than_the_log() {
+        // Places 6 and 7 are of nobody: 5 is the last message, and 4 of the 5 before it count.
+        let seen = seen(7, vec![(5, None), (7, None)]);
+        let mended = |read_seq, read_n| {
+            let mut row = MemberRow {
+                read_seq,
+                read_n,
+                ..MemberRow::default()
+            };
+            mend_mark(&mut row, &seen, 4);
+            (row.read_seq, row.read_n)
+        };
+        assert_eq!(mended(4, 3), (4, 3), "it is below what was examined");
+        assert_eq!(mended(5, 4), (5, 4));
+        assert_eq!(mended(6, 5), (6, 4), "at a void");
+        assert_eq!(mended(9, 8), (7, 4), "above the log");
     }
 }
