@@ -41,9 +41,9 @@ impl Repair<'_> {
             }
         };
         let mut after = replay(&before, seen);
-        after
-            .values_mut()
-            .for_each(|row| mend_mark(row, seen, mended.head.n));
+        for row in after.values_mut() {
+            mend_mark(row, seen, mended.head.n);
+        }
         let is_changed = before != after;
         if let Some((small, large)) = conv.1.direct_users() {
             self.write_stays(conv, &before, after, mended);
