@@ -395,12 +395,12 @@ fn render_sqlite(store: &CommitStats, into: &mut String) {
         (STORE_MESSAGES, "Messages in them.", store.messages),
         (
             "corelane_store_write_microseconds_total",
-            "Time in SQL before COMMIT.",
+            "Time in SQL, COMMIT included.",
             store.write_us,
         ),
         (
             "corelane_store_sync_microseconds_total",
-            "Time in COMMIT, which holds the fdatasync.",
+            "Time in which the journal was written and synced.",
             store.sync_us,
         ),
         (

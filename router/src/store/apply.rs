@@ -12,8 +12,9 @@ use corelane_protocol::frame::kind;
 use corelane_protocol::id::{AppId, ConvId, UserId};
 use corelane_router_core::append::{Append, Appended, Batch, Dedupe, Facts, Head};
 use corelane_router_core::decide::{self, Decision, Row, decide};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{OptionalExtension, params};
 
+use super::changes::{Change, Tables};
 use super::rows::{self, ConvRow, MessageRow, OutboxEntries, ROW_VERSION, place};
 use super::{DeliveredMark, ReadMark, StoreError};
 
@@ -38,7 +39,7 @@ impl Heads {
 /// One transaction.
 #[derive(Debug)]
 pub(super) struct Apply<'a> {
-    db: &'a Connection,
+    tables: &'a Tables<'a>,
     heads: &'a mut Heads,
     now_ms: u64,
     /// Oldest id that is taken.
@@ -56,7 +57,7 @@ pub(super) struct Apply<'a> {
 impl<'a> Apply<'a> {
     /// Begins with the store's time, the oldest id that is taken, and the number of the last outbox row.
     pub(super) fn new(
-        db: &'a Connection,
+        tables: &'a Tables<'a>,
         heads: &'a mut Heads,
         now_ms: u64,
         oldest_id_ms: u64,
@@ -67,7 +68,7 @@ impl<'a> Apply<'a> {
             heads.forget();
         }
         Self {
-            db,
+            tables,
             heads,
             now_ms,
             oldest_id_ms,
@@ -110,17 +111,11 @@ impl<'a> Apply<'a> {
         let row = self.next_outbox;
         self.next_outbox += 1;
         let entries = rows::encode_entries(&entries);
-        let mut statement = self
-            .db
-            .prepare_cached("INSERT INTO outbox (id, lane, v, crc, entries) VALUES (?1, ?2, ?3, ?4, ?5)")?;
         let crc = crc32fast::hash(&entries);
-        statement.execute(params![
-            row.cast_signed(),
-            batch.lane.0,
-            ROW_VERSION,
-            crc,
-            entries
-        ])?;
+        self.tables.change(
+            Change::Outbox,
+            params![row.cast_signed(), batch.lane.0, ROW_VERSION, crc, entries],
+        )?;
         Ok((answers, row))
     }
 
@@ -145,7 +140,7 @@ impl<'a> Apply<'a> {
     fn conv(&mut self, app: AppId, conv: &ConvId) -> rusqlite::Result<Option<ConvRow>> {
         match self.heads.known.entry((app, conv.clone())) {
             Entry::Occupied(known) => Ok(Some(*known.get())),
-            Entry::Vacant(slot) => Ok(rows::conv(self.db, app, conv)?.map(|row| *slot.insert(row))),
+            Entry::Vacant(slot) => Ok(rows::conv(self.tables.db, app, conv)?.map(|row| *slot.insert(row))),
         }
     }
 
@@ -159,7 +154,8 @@ impl<'a> Apply<'a> {
         };
         let sender_is_member = append.check_member
             && append.conv.is_group()
-            && rows::member(self.db, known.id, append.sender.as_str())?.is_some_and(|row| row.leave_seq == 0);
+            && rows::member(self.tables.db, known.id, append.sender.as_str())?
+                .is_some_and(|row| row.leave_seq == 0);
         Ok(Ok(Facts {
             head: Some(known.head),
             dedupe,
@@ -171,7 +167,7 @@ impl<'a> Apply<'a> {
     /// What is known of the id. The message itself is read and checked too: a repeat is answered only if it is there.
     fn dedupe(&self, append: &Append, conv: i64) -> rusqlite::Result<Result<Option<Dedupe>, StoreError>> {
         let (sender, client_id) = (append.sender.as_str(), append.client_msg_id.0);
-        let mut statement = self.db.prepare_cached(
+        let mut statement = self.tables.db.prepare_cached(
             "SELECT seq, hash, crc FROM dedupe WHERE client_id = ?1 AND conv = ?2 AND sender = ?3",
         )?;
         let found = statement.query_row(params![client_id, conv, sender], |row| {
@@ -188,7 +184,7 @@ impl<'a> Apply<'a> {
         if crc != u64::from(rows::dedupe_crc(conv, sender, &client_id, seq, hash)) {
             return Ok(Err(damaged("its CRC does not hold")));
         }
-        let mut statement = self.db.prepare_cached(&format!(
+        let mut statement = self.tables.db.prepare_cached(&format!(
             "SELECT {} FROM message WHERE place = ?1",
             rows::MESSAGE_COLUMNS
         ))?;
@@ -247,12 +243,9 @@ impl<'a> Apply<'a> {
 
     /// Makes a conversation's row; [`Self::finish`] writes the head into it.
     fn create(&self, append: &Append) -> rusqlite::Result<ConvRow> {
-        let mut statement = self.db.prepare_cached(
-            "INSERT INTO conv (app, name, seq, n, floor_seq, conv_version, recent_bucket, members, large, writer, first_seq)
-             VALUES (?1, ?2, 0, 0, 0, 0, 0, 0, 0, 0, 0)",
-        )?;
-        statement.execute(params![append.app.0, append.conv.as_bytes()])?;
-        let id = self.db.last_insert_rowid();
+        self.tables
+            .change(Change::Conv, params![append.app.0, append.conv.as_bytes()])?;
+        let id = self.tables.db.last_insert_rowid();
         Ok(ConvRow {
             id,
             head: Head::default(),
@@ -273,12 +266,9 @@ impl<'a> Apply<'a> {
             flags: append.flags,
             frame: &row.frame,
         };
-        self.db
-            .prepare_cached(
-                "INSERT INTO message (place, v, crc, n, sender, client_id, hash, time_ms, flags, frame)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-            )?
-            .execute(params![
+        self.tables.change(
+            Change::Message,
+            params![
                 message.place,
                 ROW_VERSION,
                 message.crc(),
@@ -289,13 +279,14 @@ impl<'a> Apply<'a> {
                 row.time_ms.cast_signed(),
                 append.flags,
                 row.frame
-            ])?;
+            ],
+        )?;
         let crc = rows::dedupe_crc(conv, sender, &client_id, row.seq, row.hash);
-        self.db
-            .prepare_cached(
-                "INSERT INTO dedupe (client_id, conv, sender, v, crc, seq, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            )?
-            .execute(params![client_id, conv, sender, ROW_VERSION, crc, row.seq.cast_signed(), row.hash.cast_signed()])?;
+        let (seq, hash) = (row.seq.cast_signed(), row.hash.cast_signed());
+        self.tables.change(
+            Change::Dedupe,
+            params![client_id, conv, sender, ROW_VERSION, crc, seq, hash],
+        )?;
         Ok(())
     }
 
@@ -312,13 +303,8 @@ impl<'a> Apply<'a> {
         for user in &append.members.join {
             // What was said before he came is not unread for him.
             let joined = self
-                .db
-                .prepare_cached(
-                    "INSERT INTO member (conv, user, join_seq, leave_seq, read_seq, read_n) VALUES (?1, ?2, ?3, 0, ?3 - 1, ?4)
-                     ON CONFLICT (conv, user) DO UPDATE SET join_seq = ?3, leave_seq = 0, read_seq = ?3 - 1, read_n = ?4
-                     WHERE leave_seq != 0",
-                )?
-                .execute(params![conv.id, user.as_str(), seq, n])?;
+                .tables
+                .change(Change::Join, params![conv.id, user.as_str(), seq, n])?;
             if joined > 0 {
                 conv.members += 1;
                 self.list(append.app, user.as_str(), conv, now)?;
@@ -326,11 +312,8 @@ impl<'a> Apply<'a> {
         }
         for user in &append.members.leave {
             let left = self
-                .db
-                .prepare_cached(
-                    "UPDATE member SET leave_seq = ?3 WHERE conv = ?1 AND user = ?2 AND leave_seq = 0",
-                )?
-                .execute(params![conv.id, user.as_str(), seq])?;
+                .tables
+                .change(Change::Leave, params![conv.id, user.as_str(), seq])?;
             if left > 0 {
                 conv.members = conv.members.saturating_sub(1);
                 self.unlist(append.app, user.as_str(), conv, now)?;
@@ -351,6 +334,7 @@ impl<'a> Apply<'a> {
 
     fn members(&self, conv: i64) -> rusqlite::Result<Vec<String>> {
         let mut statement = self
+            .tables
             .db
             .prepare_cached("SELECT user FROM member WHERE conv = ?1 AND leave_seq = 0")?;
         statement.query_map(params![conv], |row| row.get(0))?.collect()
@@ -381,53 +365,42 @@ impl<'a> Apply<'a> {
 
     fn list(&self, app: AppId, user: &str, conv: &ConvRow, bucket: u64) -> rusqlite::Result<()> {
         if conv.large {
-            let mut insert = self
-                .db
-                .prepare_cached("INSERT OR IGNORE INTO large (app, user, conv) VALUES (?1, ?2, ?3)")?;
-            insert.execute(params![app.0, user, conv.id])?;
+            self.tables
+                .change(Change::ListLarge, params![app.0, user, conv.id])?;
         } else {
-            let mut insert = self.db.prepare_cached(
-                "INSERT OR IGNORE INTO recent (app, user, bucket, conv) VALUES (?1, ?2, ?3, ?4)",
-            )?;
-            insert.execute(params![app.0, user, bucket.cast_signed(), conv.id])?;
+            self.tables
+                .change(Change::List, params![app.0, user, bucket.cast_signed(), conv.id])?;
         }
         Ok(())
     }
 
     fn unlist(&self, app: AppId, user: &str, conv: &ConvRow, bucket: u64) -> rusqlite::Result<()> {
         if conv.large {
-            let mut delete = self
-                .db
-                .prepare_cached("DELETE FROM large WHERE app = ?1 AND user = ?2 AND conv = ?3")?;
-            delete.execute(params![app.0, user, conv.id])?;
+            self.tables
+                .change(Change::UnlistLarge, params![app.0, user, conv.id])?;
         } else {
-            let mut delete = self.db.prepare_cached(
-                "DELETE FROM recent WHERE app = ?1 AND user = ?2 AND bucket = ?3 AND conv = ?4",
+            self.tables.change(
+                Change::Unlist,
+                params![app.0, user, bucket.cast_signed(), conv.id],
             )?;
-            delete.execute(params![app.0, user, bucket.cast_signed(), conv.id])?;
         }
         Ok(())
     }
 
     /// A change of the user's own in a conversation: his terminals learn it at their next sync.
     fn touch_changed(&self, app: AppId, user: &str, conv: i64, bucket: u64) -> rusqlite::Result<()> {
-        let before = rows::member(self.db, conv, user)?
+        let before = rows::member(self.tables.db, conv, user)?
             .unwrap_or_default()
             .changed_bucket;
         if before >= bucket {
             return Ok(());
         }
-        self.db
-            .prepare_cached("DELETE FROM changed WHERE app = ?1 AND user = ?2 AND bucket = ?3 AND conv = ?4")?
-            .execute(params![app.0, user, before.cast_signed(), conv])?;
-        self.db
-            .prepare_cached(
-                "INSERT OR IGNORE INTO changed (app, user, bucket, conv) VALUES (?1, ?2, ?3, ?4)",
-            )?
-            .execute(params![app.0, user, bucket.cast_signed(), conv])?;
-        self.db
-            .prepare_cached("UPDATE member SET changed_bucket = ?3 WHERE conv = ?1 AND user = ?2")?
-            .execute(params![conv, user, bucket.cast_signed()])?;
+        self.tables
+            .change(Change::Untouch, params![app.0, user, before.cast_signed(), conv])?;
+        let bucket = bucket.cast_signed();
+        self.tables
+            .change(Change::Touch, params![app.0, user, bucket, conv])?;
+        self.tables.change(Change::Touched, params![conv, user, bucket])?;
         Ok(())
     }
 
@@ -450,7 +423,7 @@ impl<'a> Apply<'a> {
         if let Some((seq, n)) = self.marks.remove(&(known.id, user.clone())) {
             self.move_mark(known.id, user, seq, n)?;
         }
-        let row = rows::member(self.db, known.id, user.as_str())?;
+        let row = rows::member(self.tables.db, known.id, user.as_str())?;
         if row.is_none() && conv.is_group() {
             return Ok(Err(StoreError::NotMember));
         }
@@ -470,7 +443,10 @@ impl<'a> Apply<'a> {
                 moved: false,
             }));
         }
-        let mut statement = self.db.prepare_cached("SELECT n FROM message WHERE place = ?1")?;
+        let mut statement = self
+            .tables
+            .db
+            .prepare_cached("SELECT n FROM message WHERE place = ?1")?;
         let n = statement
             .query_row(params![place(known.id, seq)], |row| row.get::<_, i64>(0))
             .optional()?;
@@ -497,11 +473,9 @@ impl<'a> Apply<'a> {
     }
 
     fn move_mark(&self, conv: i64, user: &UserId, seq: u64, n: u64) -> rusqlite::Result<()> {
-        let mut statement = self.db.prepare_cached(
-            "INSERT INTO member (conv, user, join_seq, leave_seq, read_seq, read_n) VALUES (?1, ?2, 0, 0, ?3, ?4)
-             ON CONFLICT (conv, user) DO UPDATE SET read_seq = ?3, read_n = ?4 WHERE read_seq < ?3",
-        )?;
-        statement.execute(params![conv, user.as_str(), seq.cast_signed(), n.cast_signed()])?;
+        let (seq, n) = (seq.cast_signed(), n.cast_signed());
+        self.tables
+            .change(Change::Read, params![conv, user.as_str(), seq, n])?;
         Ok(())
     }
 
@@ -512,23 +486,17 @@ impl<'a> Apply<'a> {
         };
         let is_his = match mark.conv.direct_users() {
             Some((small, large)) => mark.user == small || mark.user == large,
-            None => rows::member(self.db, known.id, mark.user.as_str())?.is_some(),
+            None => rows::member(self.tables.db, known.id, mark.user.as_str())?.is_some(),
         };
         if !is_his || mark.seq > known.head.seq {
             return Ok(());
         }
-        let mut statement = self.db.prepare_cached(
-            "INSERT INTO delivered (conv, user, terminal, device, seq) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT (conv, user, terminal, device) DO UPDATE SET seq = ?5 WHERE seq < ?5",
-        )?;
+        let (user, device) = (mark.user.as_str(), &mark.device);
         let seq = mark.seq.cast_signed();
-        statement.execute(params![
-            known.id,
-            mark.user.as_str(),
-            mark.terminal as u8,
-            mark.device,
-            seq
-        ])?;
+        self.tables.change(
+            Change::Delivered,
+            params![known.id, user, mark.terminal as u8, device, seq],
+        )?;
         Ok(())
     }
 
@@ -536,13 +504,11 @@ impl<'a> Apply<'a> {
     pub(super) fn clear(&self, outbox: &[u64]) -> rusqlite::Result<()> {
         let mut rows = outbox.to_vec();
         rows.sort_unstable();
-        let mut statement = self
-            .db
-            .prepare_cached("DELETE FROM outbox WHERE id BETWEEN ?1 AND ?2")?;
         // They are cleared nearly in the order of their numbers.
         for run in rows.chunk_by(|one, next| next - one <= 1) {
             if let (Some(first), Some(last)) = (run.first(), run.last()) {
-                statement.execute(params![first.cast_signed(), last.cast_signed()])?;
+                self.tables
+                    .change(Change::Clear, params![first.cast_signed(), last.cast_signed()])?;
             }
         }
         Ok(())
@@ -564,12 +530,9 @@ impl<'a> Apply<'a> {
                 conv.members,
             ];
             let [seq, n, floor_seq, conv_version, recent_bucket, members] = numbers.map(u64::cast_signed);
-            self.db
-                .prepare_cached(
-                    "UPDATE conv SET seq = ?2, n = ?3, floor_seq = ?4, conv_version = ?5, recent_bucket = ?6, members = ?7,
-                     large = ?8, writer = ?9, first_seq = ?10 WHERE id = ?1",
-                )?
-                .execute(params![
+            self.tables.change(
+                Change::Head,
+                params![
                     conv.id,
                     seq,
                     n,
@@ -580,7 +543,8 @@ impl<'a> Apply<'a> {
                     conv.large,
                     self.writer.cast_signed(),
                     first_seq.cast_signed()
-                ])?;
+                ],
+            )?;
         }
         for ((conv, user), (seq, n)) in std::mem::take(&mut self.marks) {
             self.move_mark(conv, &user, seq, n)?;

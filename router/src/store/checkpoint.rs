@@ -6,9 +6,9 @@
 //! two commits: it moves the rest, and as nothing is left then, the log starts over and does not grow.
 //!
 //! `SQLite` syncs the database only in the checkpoint that moves the last page, which is the writer's. So the thread syncs
-//! it after each pass, by a descriptor of its own ([`DatabaseFile`]), and the writer's sync finds little to do. Owns a
-//! connection; one checkpoint at a time. Knows when the first step last ran, because it keeps the disk busy that commits
-//! wait for.
+//! it after each pass, by a descriptor of its own ([`DatabaseFile`]), and the writer's sync finds little to do. Before it moves
+//! a page it syncs the log; with a journal that is done already ([`super::log_syncer`]). Owns a connection; one checkpoint at a
+//! time. Knows when the first step last ran, because it keeps the disk busy that commits wait for.
 
 use std::fs::File;
 use std::path::Path;
@@ -21,7 +21,7 @@ use rusqlite::Connection;
 
 use super::StoreError;
 use super::readers::spawn;
-use super::schema::{self, Durability, failed};
+use super::schema::{self, failed};
 use crate::clock::Clock;
 
 /// The writer moves so many pages itself: two syncs of about 1 MB.
@@ -93,13 +93,8 @@ impl Checkpointer {
     /// # Errors
     ///
     /// [`StoreError::Open`], or [`StoreError::Failed`] if there is no thread to be had.
-    pub(super) fn open(
-        path: &Path,
-        file: DatabaseFile,
-        durability: Durability,
-        clock: Clock,
-    ) -> Result<Self, StoreError> {
-        let db = schema::open_checkpointer(path, durability)?;
+    pub(super) fn open(path: &Path, file: DatabaseFile, clock: Clock) -> Result<Self, StoreError> {
+        let db = schema::open_checkpointer(path)?;
         let (wanted, wishes) = channel();
         let (answers, done) = channel();
         let last = Arc::new(Mutex::new(Span {

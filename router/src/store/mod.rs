@@ -5,10 +5,14 @@
 
 pub mod any;
 mod apply;
+mod changes;
 mod checkpoint;
+mod journal;
+mod log_syncer;
 pub mod moment;
 mod read;
 mod readers;
+mod recovery;
 pub mod remembered;
 mod rows;
 pub mod schema;

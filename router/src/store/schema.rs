@@ -26,8 +26,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 use super::StoreError;
 
-/// Version of the tables; a store with another one is not opened.
-const FORMAT: i64 = 2;
+/// Version of the tables, and of what lies beside them; a store with another one is not opened. 3 has a journal.
+const FORMAT: i64 = 3;
+/// The version before, which is opened and made 3.
+const FORMAT_BEFORE: i64 = 2;
 /// Tells a Corelane store from another `SQLite` file (`CLne`).
 const APPLICATION_ID: i64 = 0x434c_6e65;
 /// A file up to this size is checked whole when it is opened; above, damage shows when it is read.
@@ -39,12 +41,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// with 64 MiB that was 6 % of a message's CPU.
 const CACHE_KIB: u32 = 16 * 1024;
 /// Bytes of the log above which readers are waited for, so that it can start over; and what is left of its file then.
-pub(super) const fn log_bytes_max(durability: Durability) -> i64 {
-    match durability {
-        Durability::Full => 64 * 1024 * 1024,
-        Durability::Os => 256 * 1024 * 1024,
-    }
-}
+pub(super) const LOG_BYTES_MAX: i64 = 256 * 1024 * 1024;
 
 /// Messages lie in the order in which they came, with an index of their places: as rows in the order of their places they
 /// filled pages of some thousand conversations from the middle, and each message had four pages of the log written. Stores
@@ -90,14 +87,14 @@ CREATE VIEW history AS
 /// How sure an acknowledgement is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// It survives a power cut: every commit waits for fdatasync.
+    /// It survives a power cut: every commit waits for the fdatasync of the journal.
     Full,
     /// It survives the death of the process, not of the machine.
     Os,
 }
 
 /// Opens the database file for writing, makes it if there is none, and checks that it is one of ours. Commits are
-/// synced until [`set_durability`] says otherwise. Where the witness noted commits there was a store: nothing is made
+/// synced until [`sync_commits`] says otherwise. Where the witness noted commits there was a store: nothing is made
 /// in its place.
 ///
 /// # Errors
@@ -141,14 +138,14 @@ pub(super) fn open(
         "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; PRAGMA temp_store = MEMORY;
          PRAGMA cell_size_check = ON;",
     )
-    .and_then(|()| set_durability(&db, Durability::Full))
+    .and_then(|()| sync_commits(&db, true))
     .and_then(|()| db.pragma_update(None, "cache_size", -i64::from(CACHE_KIB)))
     .map_err(failed)?;
     if tables == 0 {
         create(&db, lanes, random).map_err(failed)?;
     }
     let format = number("PRAGMA user_version")?;
-    if format != FORMAT {
+    if format != FORMAT && format != FORMAT_BEFORE {
         return Err(wrong(format!(
             "has format {format}, this version reads {FORMAT}; use the version that wrote it"
         )));
@@ -191,17 +188,18 @@ fn nonzero(number: u64) -> u64 {
     number.max(1)
 }
 
-/// Whether commits wait for fdatasync from here on; and how large the log's file stays.
-pub(super) fn set_durability(db: &Connection, durability: Durability) -> rusqlite::Result<()> {
-    let synchronous = if durability == Durability::Full {
-        "FULL"
-    } else {
-        "NORMAL"
-    };
-    let log_bytes = log_bytes_max(durability);
+/// Whether COMMIT waits for the log to be synced from here on. If not, checkpoints sync it: after a power cut the database is
+/// as it was after some commit.
+pub(super) fn sync_commits(db: &Connection, synced: bool) -> rusqlite::Result<()> {
+    let synchronous = if synced { "FULL" } else { "NORMAL" };
     db.execute_batch(&format!(
-        "PRAGMA synchronous = {synchronous}; PRAGMA journal_size_limit = {log_bytes}"
+        "PRAGMA synchronous = {synchronous}; PRAGMA journal_size_limit = {LOG_BYTES_MAX}"
     ))
+}
+
+/// The version of a store that is written by this program.
+pub(super) fn set_format(db: &Connection) -> rusqlite::Result<()> {
+    db.pragma_update(None, "user_version", FORMAT)
 }
 
 /// From here on closing this connection does not move the log into the database, even if it is the last one.
@@ -236,7 +234,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
 /// # Errors
 ///
 /// [`StoreError::Open`].
-pub(super) fn open_checkpointer(path: &Path, durability: Durability) -> Result<Connection, StoreError> {
+pub(super) fn open_checkpointer(path: &Path) -> Result<Connection, StoreError> {
     let open = || -> rusqlite::Result<Connection> {
         let db = Connection::open_with_flags(
             path,
@@ -244,7 +242,7 @@ pub(super) fn open_checkpointer(path: &Path, durability: Durability) -> Result<C
         )?;
         db.execute_batch("PRAGMA wal_autocheckpoint = 0")?;
         leave_log(&db)?;
-        set_durability(&db, durability)?;
+        sync_commits(&db, false)?;
         Ok(db)
     };
     open().map_err(|error| StoreError::Open {
@@ -255,8 +253,20 @@ pub(super) fn open_checkpointer(path: &Path, durability: Durability) -> Result<C
 
 /// Key of the time up to which ids may have been forgotten.
 pub(super) const FORGOTTEN: &str = "forgotten_ms";
+/// Key of this opening of the store, as records of its journal name it.
+pub(super) const LIFE: &str = "life";
 /// Key of the durability that the last start wrote with.
 pub(super) const SYNCED: &str = "synced";
+
+/// The numbers of the last commit and of the last outbox row.
+pub(super) fn progress(db: &Connection) -> rusqlite::Result<(u64, u64)> {
+    db.query_row("SELECT commits, outbox FROM progress WHERE id = 1", [], |row| {
+        Ok((
+            row.get::<_, i64>(0)?.cast_unsigned(),
+            row.get::<_, i64>(1)?.cast_unsigned(),
+        ))
+    })
+}
 
 /// Reads a number of the store's own that may not be there.
 pub(super) fn meta_or(db: &Connection, key: &str, otherwise: u64) -> rusqlite::Result<u64> {

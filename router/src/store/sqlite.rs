@@ -1,6 +1,7 @@
 //! The embedded store: `SQLite` in WAL mode, one thread that writes (`writer`), a few that read (`readers`).
 //!
-//! Owns the data directory: `corelane.db`, a lock that keeps other processes out, and the witness of the last commit.
+//! Owns the data directory: `corelane.db`, its journal, a lock that keeps other processes out, and the witness of the last
+//! commit.
 //! What bounds the queues, and what happens when the disk is full or fails, is said where it happens.
 
 use std::path::{Path, PathBuf};
@@ -11,12 +12,15 @@ use std::thread;
 
 use corelane_protocol::id::{AppId, ConvId, Lane, UserId};
 use corelane_router_core::append::{Batch, Committed};
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{oneshot, watch};
 
 use super::checkpoint::{Checkpointer, DatabaseFile};
+use super::journal::Journal;
+use super::log_syncer::{LogFile, LogSyncer};
 use super::moment::{Moments, WallClock};
 use super::readers::{Readers, spawn};
+use super::recovery::{Recovered, recover};
 use super::schema::{self, Durability};
 use super::timing::{CommitHistograms, CommitStats, Timings};
 use super::witness::Witness;
@@ -138,10 +142,14 @@ impl SqliteStore {
             problem: schema::explain(&error),
         };
         let cluster_id = schema::meta(&db, "cluster").map_err(at_open)?;
-        let (commits, outbox) = progress(&db).map_err(at_open)?;
+        let recovered = recover(&db, dir)?;
+        let (commits, outbox) = schema::progress(&db).map_err(at_open)?;
         let (witness, seen) = Witness::open(&witness_path, cluster_id)
             .map_err(|error| wrong(format!("the witness file cannot be written: {error}")))?;
-        let epoch = begin(&db, options, commits, seen).map_err(at_open)?;
+        let life = life().map_err(|error| wrong(format!("gets no random name for its journal: {error}")))?;
+        let seen = seen.max(recovered.last);
+        let epoch = begin(&db, options, life, (commits, seen), recovered).map_err(at_open)?;
+        let journal = journal(options, &path, life).map_err(wrong)?;
         if options.bytes_max > 0 {
             let pages = (options.bytes_max / 4096).max(1);
             let limit = format!("PRAGMA max_page_count = {pages}");
@@ -169,7 +177,8 @@ impl SqliteStore {
             clock: options.clock,
             log_pages,
             witness,
-            checkpointer: Checkpointer::open(&path, file.clone(), options.durability, options.clock)?,
+            checkpointer: Checkpointer::open(&path, file.clone(), options.clock)?,
+            journal,
             durability: options.durability,
             commits: commits.max(seen),
             outbox,
@@ -233,17 +242,38 @@ fn closed() -> StoreError {
     StoreError::Failed("the store is closed".to_owned())
 }
 
-fn progress(db: &Connection) -> rusqlite::Result<(u64, u64)> {
-    db.query_row("SELECT commits, outbox FROM progress WHERE id = 1", [], |row| {
-        Ok((
-            row.get::<_, i64>(0)?.cast_unsigned(),
-            row.get::<_, i64>(1)?.cast_unsigned(),
-        ))
-    })
+/// The journal, and what syncs the log behind it; with durability `os` none, and none of before. Or what is wrong.
+fn journal(options: &StoreOptions, path: &Path, life: u64) -> Result<Option<(Journal, LogSyncer)>, String> {
+    let dir = &options.dir;
+    if options.durability == Durability::Os {
+        return Journal::remove(dir)
+            .map(|()| None)
+            .map_err(|error| format!("has a journal that cannot be removed: {error}"));
+    }
+    let journal = Journal::begin(dir, path, life).map_err(|error| {
+        format!("cannot have a journal: {error}; make its files writable for this user, and free some space")
+    })?;
+    let log = LogFile::open(path).map_err(|error| format!("has a log that cannot be synced: {error}"))?;
+    let syncer = LogSyncer::start(log).map_err(|error| error.to_string())?;
+    Ok(Some((journal, syncer)))
 }
 
-/// Marks the store as open and draws a new epoch if commits may be missing. Returns the epoch.
-fn begin(db: &Connection, options: &StoreOptions, commits: u64, seen: u64) -> rusqlite::Result<u64> {
+/// A name for this opening of the store: nobody outside can know it, unlike the epoch ([`super::journal`]).
+fn life() -> Result<u64, getrandom::Error> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes).max(1))
+}
+
+/// Marks the store as open and draws a new epoch if commits may be missing, of which there are some and were seen more. Returns
+/// the epoch. All that the log has is synced then, and COMMIT waits for no sync any more.
+fn begin(
+    db: &Connection,
+    options: &StoreOptions,
+    life: u64,
+    (commits, seen): (u64, u64),
+    recovered: Recovered,
+) -> rusqlite::Result<u64> {
     let before = schema::meta(db, "epoch")?;
     let unclean = schema::meta(db, "clean")? != 1;
     // What counts is how the start wrote that did not end cleanly, not how this one will.
@@ -256,11 +286,18 @@ fn begin(db: &Connection, options: &StoreOptions, commits: u64, seen: u64) -> ru
             "commits are missing from the log: clients will drop their cursors"
         );
         epoch = schema::new_epoch(options.random, before);
+    } else if recovered.is_incomplete {
+        tracing::error!(
+            "the end was not clean and the journal is missing, so commits may be: clients will drop their cursors"
+        );
+        epoch = schema::new_epoch(options.random, before);
     } else if unclean && !was_synced {
         tracing::warn!("the end was not clean and durability was os: clients will drop their cursors");
         epoch = schema::new_epoch(options.random, before);
     }
     db.execute_batch("BEGIN IMMEDIATE")?;
+    schema::set_format(db)?;
+    schema::set_meta(db, schema::LIFE, life)?;
     schema::set_meta(db, "epoch", epoch)?;
     schema::set_meta(db, "clean", 0)?;
     schema::set_meta(
@@ -274,7 +311,15 @@ fn begin(db: &Connection, options: &StoreOptions, commits: u64, seen: u64) -> ru
         [seen.cast_signed()],
     )?;
     db.execute_batch("COMMIT")?;
-    schema::set_durability(db, options.durability)?;
+    // So that a log that is lost does not take the name with which what the journal has is found. Without room it stays in the
+    // log, which is synced.
+    match db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+            tracing::warn!(%error, "there is no room to move the log into the database");
+        }
+        moved => moved?,
+    }
+    schema::sync_commits(db, false)?;
     Ok(epoch)
 }
 

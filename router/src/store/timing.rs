@@ -18,9 +18,9 @@ pub const LINES_PER_SECOND: u32 = 10;
 pub struct CommitTiming {
     /// Its oldest batch waited for the commit or checkpoint before it.
     pub waited: Duration,
-    /// The statements.
+    /// The statements, and COMMIT.
     pub write: Duration,
-    /// COMMIT: appending to the log and its fdatasync, which is nearly all of it.
+    /// Appending to the journal and its fdatasync, which is nearly all of it. Nothing with durability `os`.
     pub fsync: Duration,
     /// From the arrival of its oldest batch to its answers.
     pub total: Duration,
@@ -41,9 +41,9 @@ pub struct CommitStats {
     pub commits: u64,
     /// Messages stored in them.
     pub messages: u64,
-    /// Time in SQL before COMMIT, in microseconds.
+    /// Time in SQL, COMMIT included, in microseconds.
     pub write_us: u64,
-    /// Time in COMMIT, which holds the fdatasync, in microseconds.
+    /// Time in which the journal was written and synced, in microseconds.
     pub sync_us: u64,
     /// Time in checkpoints, in microseconds.
     pub checkpoint_us: u64,

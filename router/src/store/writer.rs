@@ -5,7 +5,8 @@
 //! [`BYTES_MAX`]: what is over waits for the next one. [`LAZY_MAX`] lazy changes are written at once.
 //!
 //! Takes everything that queued up while the last commit was in flight, from all lanes, into one transaction: one
-//! fdatasync for all, and no waiting for more; without syncs, commits keep a distance ([`commit_pace`]). Answers as soon
+//! fdatasync for all, of the journal ([`Journal`]), and no waiting for more; without syncs, commits keep a distance
+//! ([`commit_pace`]). COMMIT comes behind the sync, so that nobody reads what a power cut may take. Answers as soon
 //! as COMMIT has returned; the log is checkpointed only then, so that a checkpoint delays the next commit and never the
 //! answers of this one. Clearing outbox rows and delivered marks are lazy: they join the next commit, or get one of
 //! their own after [`LAZY`].
@@ -29,7 +30,10 @@ use rusqlite::{Connection, params};
 use tokio::sync::{oneshot, watch};
 
 use super::apply::{Apply, Heads};
+use super::changes::{Change, Tables};
 use super::checkpoint::{self, Checkpointer};
+use super::journal::{AppendError, Journal};
+use super::log_syncer::LogSyncer;
 use super::moment::Moments;
 use super::schema::{self, Durability, failed};
 use super::timing::{CommitTiming, Timings};
@@ -47,15 +51,9 @@ const LAZY: Duration = Duration::from_millis(50);
 const LAZY_MAX: usize = 8_192;
 /// Delivered marks on their way to the writer; while there are more they are dropped, and the terminals repeat them.
 const MARKS_MAX: usize = 16_384;
-/// The log is checkpointed when it has more pages of 4 KiB than this. With syncs in every commit, often and
-/// little, because a large one holds up their syncs; without, seldom, because each one stalls a commit, and moves a page
-/// once that many commits wrote. Beyond 16,000 moving takes so long that it is the disk that stalls commits.
-const fn checkpoint_pages(durability: Durability) -> i64 {
-    match durability {
-        Durability::Full => 1_000,
-        Durability::Os => 16_000,
-    }
-}
+/// The log is checkpointed when it has more pages of 4 KiB than this, and starts over then. Seldom, because each checkpoint
+/// stalls a commit, and moves a page once that many commits wrote. Beyond 16,000 moving takes so long that it is the disk that stalls commits.
+const CHECKPOINT_PAGES: i64 = 16_000;
 const PAGE_SIZE: i64 = 4_096;
 /// Least time from the beginning of one commit to that of the next. A sync takes its time and so gathers messages by
 /// itself. Without syncs a commit costs as much CPU as several messages, and at 5,000 messages per second many small ones
@@ -132,6 +130,8 @@ pub(super) struct Writer {
     pub(super) log_pages: Arc<AtomicI64>,
     pub(super) witness: Witness,
     pub(super) checkpointer: Checkpointer,
+    /// With durability full: what commits sync, and what syncs the log behind them.
+    pub(super) journal: Option<(Journal, LogSyncer)>,
     pub(super) durability: Durability,
     /// Number of the last commit and of the last outbox row.
     pub(super) commits: u64,
@@ -212,8 +212,31 @@ struct Outcome {
     bucket: u64,
     forgotten_ms: Option<u64>,
     messages: u64,
-    written: Duration,
+    /// How long it took until the journal was synced.
+    synced: Duration,
     ended: Duration,
+}
+
+/// Why a transaction came to nothing.
+enum CommitError {
+    /// Before it was in the journal.
+    Database(rusqlite::Error),
+    /// It could not be written to the journal, or not be synced.
+    Journal(AppendError),
+    /// It is in the journal, and the database refused it.
+    Refused(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for CommitError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<AppendError> for CommitError {
+    fn from(error: AppendError) -> Self {
+        Self::Journal(error)
+    }
 }
 
 /// Where the last checkpoint was in time.
@@ -306,14 +329,23 @@ impl Writer {
         if let Some(reason) = self.shared.poisoned() {
             return answer_unknown(turn, &reason);
         }
+        if let Some((_, syncer)) = &self.journal
+            && let Err(error) = syncer.synced()
+        {
+            let reason = error.to_string();
+            answer_unknown(turn, &reason);
+            return self.poison(reason);
+        }
         let started = self.clock.now().mono;
         let outcome = self.commit(&turn, heads, purge);
         self.shared.moments.end();
         match outcome {
             Ok(outcome) => {
                 self.answer(turn, outcome, started, checkpoint);
-                if cfg!(feature = "plant-ack-before-fsync") {
-                    let _ = self.db.execute_batch("COMMIT");
+                if cfg!(feature = "plant-ack-before-fsync")
+                    && let Some((journal, _)) = &self.journal
+                {
+                    let _ = journal.sync();
                 }
             }
             Err(error) => {
@@ -323,7 +355,7 @@ impl Writer {
                 {
                     tracing::error!(%error, "rollback failed");
                 }
-                match failed(error) {
+                match self.give_up(error) {
                     StoreError::Full(reason) => answer_refused(turn, &reason),
                     error => {
                         let reason = error.to_string();
@@ -335,11 +367,37 @@ impl Writer {
         }
     }
 
-    fn commit(&self, turn: &Turn, heads: &mut Heads, purge: bool) -> rusqlite::Result<Outcome> {
+    /// What became of a commit that failed: [`StoreError::Full`] if nothing of it is left anywhere.
+    fn give_up(&mut self, error: CommitError) -> StoreError {
+        let disk = |what: &str, error: &std::io::Error| {
+            StoreError::Failed(format!(
+                "the journal could not be {what}: {error}; the disk failed: look into the kernel's log"
+            ))
+        };
+        match error {
+            CommitError::Database(error) => failed(error),
+            CommitError::Journal(AppendError::Write(error)) if is_full(&error) => {
+                StoreError::Full(format!("the journal: {error}; the disk is full: free some space"))
+            }
+            CommitError::Journal(AppendError::Write(error)) => disk("written", &error),
+            CommitError::Journal(AppendError::Sync(error)) => disk("synced", &error),
+            CommitError::Refused(error) => match (failed(error), &mut self.journal) {
+                (StoreError::Full(reason), Some((journal, _))) => match journal.take_back() {
+                    Ok(()) => StoreError::Full(reason),
+                    Err(error) => disk("cut", &error),
+                },
+                (error, _) => error,
+            },
+        }
+    }
+
+    fn commit(&mut self, turn: &Turn, heads: &mut Heads, purge: bool) -> Result<Outcome, CommitError> {
         let now_ms = self.shared.moments.begin();
+        let room = self.journal.as_mut().map(|(journal, _)| journal.room());
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let tables = Tables::new(&self.db, room);
         let oldest = decide::oldest_id_ms(now_ms, self.shared.moments.wall_ms(), self.forgotten_ms);
-        let mut apply = Apply::new(&self.db, heads, now_ms, oldest, self.name, self.outbox);
+        let mut apply = Apply::new(&tables, heads, now_ms, oldest, self.name, self.outbox);
         let batches = turn
             .batches
             .iter()
@@ -355,9 +413,10 @@ impl Writer {
             .try_for_each(|mark| apply.delivered(mark))?;
         apply.clear(&turn.clears)?;
         let (outbox, messages) = apply.finish()?;
+        let set = |key: &str, value: u64| tables.change(Change::Meta, params![key, value.cast_signed()]);
         let bucket = now_ms / RECENT_BUCKET_MS;
         if bucket > self.bucket {
-            schema::set_meta(&self.db, "bucket", bucket)?;
+            set("bucket", bucket)?;
         }
         let before = self.shared.epoch.load(Ordering::Relaxed);
         let epoch = turn
@@ -365,17 +424,30 @@ impl Writer {
             .last()
             .map(|(random, _)| schema::new_epoch(*random, before));
         if let Some(epoch) = epoch {
-            schema::set_meta(&self.db, "epoch", epoch)?;
+            set("epoch", epoch)?;
         }
-        let forgotten_ms = if purge { self.purge(now_ms)? } else { None };
-        let commits = (self.commits + 1).cast_signed();
-        self.db
-            .prepare_cached("UPDATE progress SET commits = ?1, outbox = ?2 WHERE id = 1")?
-            .execute(params![commits, outbox.cast_signed()])?;
+        let forgotten_ms = if purge { self.purge(&tables, now_ms)? } else { None };
+        if let Some(forgotten_ms) = forgotten_ms {
+            set(schema::FORGOTTEN, forgotten_ms)?;
+        }
+        let commit = self.commits + 1;
+        tables.change(
+            Change::Progress,
+            params![commit.cast_signed(), outbox.cast_signed()],
+        )?;
+        let record = tables.into_notes();
         let written = self.clock.now().mono;
-        if !cfg!(feature = "plant-ack-before-fsync") {
-            self.db.prepare_cached("COMMIT")?.execute([])?;
+        if let Some((journal, _)) = &mut self.journal {
+            journal.write(commit, record)?;
+            if !cfg!(feature = "plant-ack-before-fsync") {
+                journal.sync()?;
+            }
         }
+        let synced = self.clock.now().mono;
+        self.db
+            .prepare_cached("COMMIT")
+            .and_then(|mut statement| statement.execute([]))
+            .map_err(CommitError::Refused)?;
         let ended = self.clock.now().mono;
         Ok(Outcome {
             batches,
@@ -385,14 +457,14 @@ impl Writer {
             bucket,
             forgotten_ms,
             messages,
-            written,
+            synced: synced.saturating_sub(written),
             ended,
         })
     }
 
     /// Forgets ids that are refused as stale by now: the first rows, because ids begin with their time. Says the time of
     /// the last one that went; ids up to it are refused from then on, whatever the clock says.
-    fn purge(&self, now_ms: u64) -> rusqlite::Result<Option<u64>> {
+    fn purge(&self, tables: &Tables<'_>, now_ms: u64) -> rusqlite::Result<Option<u64>> {
         let cut_ms = now_ms.saturating_sub(DEDUPE_RETENTION_MS + PURGE_MARGIN_MS);
         let mut first_kept = ClientMsgId([0; 16]).0;
         for (into, byte) in first_kept
@@ -409,12 +481,8 @@ impl Writer {
             )?
             .query_row(params![first_kept, PURGE_ROWS], |row| row.get(0))?;
         let Some(last) = last else { return Ok(None) };
-        self.db
-            .prepare_cached("DELETE FROM dedupe WHERE client_id <= ?1")?
-            .execute(params![last])?;
-        let forgotten_ms = self.forgotten_ms.max(ClientMsgId(last).time_ms());
-        schema::set_meta(&self.db, schema::FORGOTTEN, forgotten_ms)?;
-        Ok(Some(forgotten_ms))
+        tables.change(Change::Purge, params![last])?;
+        Ok(Some(self.forgotten_ms.max(ClientMsgId(last).time_ms())))
     }
 
     fn answer(&mut self, turn: Turn, outcome: Outcome, started: Duration, checkpoint: &Checkpoint) {
@@ -439,8 +507,8 @@ impl Writer {
         let Some(arrived) = arrived else { return };
         let timing = CommitTiming {
             waited: started.saturating_sub(arrived),
-            write: outcome.written.saturating_sub(started),
-            fsync: outcome.ended.saturating_sub(outcome.written),
+            write: outcome.ended.saturating_sub(started + outcome.synced),
+            fsync: outcome.synced,
             total: outcome.ended.saturating_sub(arrived),
             messages: outcome.messages,
             batches: joined,
@@ -450,18 +518,23 @@ impl Writer {
         self.shared.timings.committed(&timing, outcome.ended);
     }
 
-    /// Moves the log into the database when it has grown, in two steps ([`Checkpointer`]); above the log's bound, waits for readers so that it starts
-    /// over. Returns above how many pages to try next.
+    /// Has the log synced when it has grown, so that the journal may forget what is in it. Moves it into the database when it has
+    /// grown much, in two steps ([`Checkpointer`]); above the log's bound, waits for readers so that it starts over. Returns above how many pages to try next.
     fn checkpoint(&mut self, above: i64, last: &mut Checkpoint) -> i64 {
         let pages = self.log_pages.load(Ordering::Relaxed);
-        let enough = checkpoint_pages(self.durability);
-        if pages < enough {
-            return enough;
+        if let Some((journal, syncer)) = &mut self.journal
+            && let Err(error) = forget(journal, syncer, pages, self.commits)
+        {
+            self.poison(error.to_string());
+            return above;
+        }
+        if pages < CHECKPOINT_PAGES {
+            return CHECKPOINT_PAGES;
         }
         if pages < above {
             return above;
         }
-        let whole = pages * PAGE_SIZE > schema::log_bytes_max(self.durability);
+        let whole = pages * PAGE_SIZE > schema::LOG_BYTES_MAX;
         if !whole {
             match self.checkpointer.advance(pages) {
                 Ok(true) => {}
@@ -485,7 +558,7 @@ impl Writer {
             .checkpointed(last.ended.saturating_sub(last.began));
         match outcome {
             // Readers may have held some of it: what is left goes with the next try.
-            Ok(_) => pages + enough,
+            Ok(_) => pages + CHECKPOINT_PAGES,
             Err(error) => {
                 self.poison(format!("checkpoint: {error}"));
                 above
@@ -510,13 +583,20 @@ impl Writer {
     }
 
     /// The clean end: everything is on disk, then the mark that says so.
-    fn close(self) {
+    fn close(mut self) {
         if self.shared.poisoned().is_some() {
             return;
         }
+        let mut journal = None;
+        if let Some((left, syncer)) = self.journal.take() {
+            journal = Some(left);
+            if let Err(error) = syncer.end() {
+                return self.poison(error.to_string());
+            }
+        }
         self.note();
         drop(self.checkpointer);
-        let closed = schema::set_durability(&self.db, Durability::Full)
+        let closed = schema::sync_commits(&self.db, true)
             .and_then(|()| {
                 self.db
                     .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
@@ -524,8 +604,23 @@ impl Writer {
             .and_then(|()| schema::set_meta(&self.db, "clean", 1));
         if let Err(error) = closed {
             tracing::warn!(%error, "the store could not be closed cleanly; the next start will say so");
+        } else if let Some(Err(error)) = journal.map(Journal::end) {
+            tracing::warn!(%error, "the journal could not be emptied");
         }
     }
+}
+
+/// Has the log synced if it has grown, with `pages` in it and `commit` as the last one, and lets the journal forget what is
+/// synced by now.
+fn forget(journal: &mut Journal, syncer: &mut LogSyncer, pages: i64, commit: u64) -> Result<(), StoreError> {
+    syncer.grown(pages, commit)?;
+    journal.cover(syncer.synced()?);
+    Ok(())
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 /// Nothing was written: senders try again.
@@ -564,6 +659,52 @@ fn answer_unknown(turn: Turn, reason: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::journal::Left;
+
+    #[test]
+    fn the_journal_forgets_only_what_the_log_has_synced() {
+        const BYTES: usize = 1024 * 1024;
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("corelane.db");
+        std::fs::write(&database, b"").unwrap();
+        let mut journal = Journal::begin(dir.path(), &database, 7).unwrap();
+        // Who tells it to go on is gone before it is waited for, whatever the test comes to.
+        let (mut syncer, go) = {
+            let (go, gone) = std::sync::mpsc::channel::<()>();
+            let gone = std::sync::Mutex::new(gone);
+            let sync = move || {
+                let _ = gone.lock().unwrap().recv();
+                Ok(())
+            };
+            (LogSyncer::start_with(sync).unwrap(), go)
+        };
+        let mut write = |commit: u64, syncer: &mut LogSyncer| {
+            let mut record = journal.room();
+            record.resize(record.len() + BYTES, 1);
+            journal.write(commit, record).unwrap();
+            forget(&mut journal, syncer, 1_000 * commit.cast_signed(), commit).unwrap();
+        };
+        let first = || {
+            let mut left = Left::of(dir.path(), 7).unwrap();
+            left.next().unwrap().unwrap().commit
+        };
+        (1..=30).for_each(|commit| write(commit, &mut syncer));
+        assert_eq!(first(), 1, "the sync of the log has not ended");
+        // One sync is under way or wanted all the time.
+        for commit in 31.. {
+            let before = syncer.synced().unwrap();
+            go.send(()).unwrap();
+            while syncer.synced().unwrap() == before {
+                std::thread::yield_now();
+            }
+            write(commit, &mut syncer);
+            assert!(first() <= syncer.synced().unwrap() + 1);
+            assert!(commit < 60, "what is synced is written over");
+            if first() > 1 {
+                break;
+            }
+        }
+    }
 
     #[test]
     fn delivered_marks_that_wait_are_bounded() {

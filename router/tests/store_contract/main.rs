@@ -9,6 +9,7 @@
 )]
 
 mod contract;
+mod power_cut;
 mod sqlite;
 mod support;
 mod tikv;

@@ -1,13 +1,12 @@
-//! The order of durability, read from a trace: a message is written to the log, the log is synced, and only then is
-//! the message acknowledged or delivered.
+//! The order of durability, read from a trace: a message is written to the journal, that file of it is synced, and only then
+//! is the message acknowledged or delivered.
 //!
 //! ```text
-//! pwrite64(-wal, page with the message) ... pwrite64(-wal, commit frame) < fsync(-wal) returns 0 < write(link, SendAck) entered
+//! pwrite64(journal, record with the message) returns < fdatasync(journal) returns 0 < write(link, SendAck) entered
 //! ```
 //!
-//! A commit is a frame of the write-ahead log whose header names the size of the database (`SQLite` file format 4.1): what
-//! was synced before that frame was written is no commit yet. Every step of every message must be in the trace; one
-//! that is not there is a violation like one that is out of order.
+//! A record is one write, so what was written in part is none. Every step of every message must be in the trace; one that is
+//! not there is a violation like one that is out of order.
 
 use std::collections::HashMap;
 
@@ -20,12 +19,12 @@ use crate::strace::Call;
 pub const CALLS: &str =
     "trace=write,writev,pwrite64,pwritev,pwritev2,fsync,fdatasync,sendto,sendmsg,sendmmsg";
 
-/// Bytes of a frame header of the log.
-const WAL_FRAME_HEADER_BYTES: usize = 24;
+/// What the names of the journal's files contain.
+pub const JOURNAL: &str = "corelane.journal-";
 /// What begins a marker; sixteen hexadecimal digits follow.
 const MARKER: &[u8] = b"marker:";
 
-/// The payload of message number `number`: can be found in a page of the database and in a frame of the wire.
+/// The payload of message number `number`: can be found in a file and in a frame of the wire.
 pub fn payload(number: u64) -> Vec<u8> {
     let mut payload = MARKER.to_vec();
     payload.extend(format!("{number:016x}").bytes());
@@ -57,7 +56,7 @@ pub struct Report {
 
 /// Checks every message against the trace of the router that served the link at `link`.
 pub fn check(calls: &[Call], link: &str, sent: &[Sent]) -> Report {
-    let log = Log::read(calls);
+    let journal = Journal::read(calls);
     let wire = match Wire::read(calls, link) {
         Ok(wire) => wire,
         Err(problem) => {
@@ -70,7 +69,7 @@ pub fn check(calls: &[Call], link: &str, sent: &[Sent]) -> Report {
     let mut report = Report::default();
     let mut per_commit: HashMap<usize, usize> = HashMap::new();
     for message in sent {
-        match log.synced(message.number) {
+        match journal.synced(message.number) {
             Ok((commit, synced)) => {
                 *per_commit.entry(commit).or_default() += 1;
                 report.violations.extend(wire.too_early(message, synced));
@@ -85,65 +84,50 @@ pub fn check(calls: &[Call], link: &str, sent: &[Sent]) -> Report {
     report
 }
 
-/// What happened to the write-ahead log.
-struct Log {
-    /// First write that held each message: line of its entry.
-    written: HashMap<u64, usize>,
-    /// Commits: lines on which the write of their last page was entered and returned.
-    commits: Vec<(usize, Option<usize>)>,
-    /// Syncs: entry, return and result.
-    syncs: Vec<(usize, Option<usize>, Option<i64>)>,
+/// What happened to the journal.
+struct Journal<'a> {
+    /// First write that held each message.
+    written: HashMap<u64, &'a Call>,
+    syncs: Vec<&'a Call>,
 }
 
-impl Log {
-    fn read(calls: &[Call]) -> Self {
-        let mut log = Self {
+impl<'a> Journal<'a> {
+    fn read(calls: &'a [Call]) -> Self {
+        let mut journal = Self {
             written: HashMap::new(),
-            commits: Vec::new(),
             syncs: Vec::new(),
         };
-        let mut is_commit = false;
-        for call in calls.iter().filter(|call| call.target.ends_with("-wal")) {
+        for call in calls.iter().filter(|call| call.target.contains(JOURNAL)) {
             if matches!(call.name.as_str(), "fsync" | "fdatasync") {
-                log.syncs.push((call.entered, call.returned, call.result));
+                journal.syncs.push(call);
                 continue;
             }
             for number in markers(&call.data) {
-                log.written.entry(number).or_insert(call.entered);
+                journal.written.entry(number).or_insert(call);
             }
-            if is_commit {
-                let whole = call.result == i64::try_from(call.data.len()).ok();
-                log.commits.push((call.entered, call.returned.filter(|_| whole)));
-            }
-            is_commit = !is_commit && is_commit_header(&call.data);
         }
-        log
+        journal
     }
 
-    /// The commit of a message and the line on which the sync behind it returned.
+    /// The record of a message, by the line of its write, and the line on which the sync behind it returned.
     fn synced(&self, number: u64) -> Result<(usize, usize), String> {
-        let written = *self.written.get(&number).ok_or("was never written to the log")?;
-        let (commit, whole) = *self
-            .commits
-            .iter()
-            .find(|(entered, _)| *entered >= written)
-            .ok_or("no commit frame follows it")?;
-        let whole = whole.ok_or("its commit frame was not written whole")?;
-        let (_, returned, result) = *self
+        let record = self
+            .written
+            .get(&number)
+            .ok_or("was never written to the journal")?;
+        let whole = record.result.is_some() && record.result == i64::try_from(record.data.len()).ok();
+        let returned = record.returned.filter(|_| whole);
+        let returned = returned.ok_or("its record was not written whole")?;
+        let sync = self
             .syncs
             .iter()
-            .find(|(entered, ..)| *entered > whole)
-            .ok_or("no sync follows its commit")?;
-        match (returned, result) {
-            (Some(returned), Some(0)) => Ok((commit, returned)),
-            _ => Err(format!("the sync of its commit came to {result:?}")),
+            .find(|sync| sync.entered > returned && sync.target == record.target)
+            .ok_or("no sync follows its record")?;
+        match (sync.returned, sync.result) {
+            (Some(returned), Some(0)) => Ok((record.entered, returned)),
+            (_, result) => Err(format!("the sync of its record came to {result:?}")),
         }
     }
-}
-
-/// Whether this is the header of a frame that ends a transaction.
-fn is_commit_header(data: &[u8]) -> bool {
-    data.len() == WAL_FRAME_HEADER_BYTES && data.get(4..8).is_some_and(|size| size != [0; 4])
 }
 
 /// What left on links.
@@ -311,7 +295,7 @@ mod tests {
 
     fn write(bytes: &[u8]) -> String {
         format!(
-            "1 pwrite64(9</d/corelane.db-wal>, \"{}\", {n}, 0) = {n}",
+            "1 pwrite64(9</d/corelane.journal-0>, \"{}\", {n}, 0) = {n}",
             shown(bytes),
             n = bytes.len()
         )
@@ -353,28 +337,15 @@ mod tests {
         batch(&bytes)
     }
 
-    /// The lines of one message in order: handshake, page, commit frame with its page, sync, acknowledgement.
+    /// The lines of one message in order: handshake, record, sync, acknowledgement.
     fn lines() -> Vec<String> {
-        let mut commit = vec![0; WAL_FRAME_HEADER_BYTES];
-        commit[7] = 1;
         vec![
             send(&[batch(b"hello"), batch(b"proof")].concat()),
-            write(&[&vec![0; WAL_FRAME_HEADER_BYTES][..]].concat()),
+            write(&[0; 500]),
             write(&[&vec![0; 100][..], &payload(7)].concat()),
-            write(&commit),
-            write(&[0; 4096]),
-            "1 fsync(9</d/corelane.db-wal>) = 0".to_owned(),
+            "1 fdatasync(9</d/corelane.journal-0>) = 0".to_owned(),
             send(&ack()),
         ]
-    }
-
-    #[test]
-    fn the_last_page_of_a_commit_may_be_that_of_the_message() {
-        let mut lines = lines();
-        lines.swap(2, 4);
-        assert_eq!(violations(&lines), [""; 0]);
-        lines.swap(5, 6);
-        assert_eq!(violations(&lines).len(), 1);
     }
 
     fn violations(lines: &[String]) -> Vec<String> {
@@ -402,15 +373,19 @@ mod tests {
         };
         let cases: [(&str, Change); 9] = [
             ("was never written", |lines| drop(lines.remove(2))),
-            ("no commit frame", |lines| drop(lines.remove(3))),
-            ("no commit frame", |lines| lines.swap(2, 5)),
-            ("no sync follows", |lines| drop(lines.remove(5))),
-            ("no sync follows", |lines| lines.swap(4, 5)),
-            ("came to Some(-1)", |lines| {
-                lines[5] = "1 fsync(9</d/corelane.db-wal>) = -1 EIO (Input/output error)".to_owned();
+            ("was not written whole", |lines| {
+                lines[2] = lines[2].replace("= 300", "= 299");
             }),
-            ("no acknowledgement", |lines| drop(lines.remove(6))),
-            ("acknowledged on line 5", |lines| lines.swap(5, 6)),
+            ("no sync follows", |lines| lines.swap(2, 3)),
+            ("no sync follows", |lines| drop(lines.remove(3))),
+            ("no sync follows", |lines| {
+                lines[3] = lines[3].replace("journal-0", "journal-1");
+            }),
+            ("came to Some(-1)", |lines| {
+                lines[3] = "1 fdatasync(9</d/corelane.journal-0>) = -1 EIO (Input/output error)".to_owned();
+            }),
+            ("no acknowledgement", |lines| drop(lines.remove(4))),
+            ("acknowledged on line 3", |lines| lines.swap(3, 4)),
             ("delivered on line 1", |lines| {
                 lines.insert(1, send(&record(RecordKind::BusBatch, &payload(7))));
             }),
@@ -428,9 +403,9 @@ mod tests {
     fn an_ack_that_left_while_the_sync_was_under_way_is_a_violation() {
         let mut lines = lines();
         let ack = lines.pop().unwrap();
-        lines[5] = "1 fsync(9</d/corelane.db-wal> <unfinished ...>".to_owned();
+        lines[3] = "1 fdatasync(9</d/corelane.journal-0> <unfinished ...>".to_owned();
         lines.push(ack);
-        lines.push("1 <... fsync resumed>) = 0".to_owned());
+        lines.push("1 <... fdatasync resumed>) = 0".to_owned());
         assert_eq!(violations(&lines).len(), 1);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The programs run under strace while pairs of people chat, one message at a time and with a full window; then every
 //! message is looked for in the trace (`order.rs`). Two controls show that the check can fail: a store with durability
-//! `os`, which does not sync, and a router with a planted bug, which answers before COMMIT.
+//! `os`, which has no journal, and a router with a planted bug, which answers before it syncs.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::path::Path;
@@ -145,7 +145,7 @@ fn the_check_finds_a_store_that_does_not_sync() {
 }
 
 #[test]
-fn the_check_finds_a_router_that_answers_before_commit() {
+fn the_check_finds_a_router_that_answers_before_the_sync() {
     let report = apart(&planted_router());
     assert!(
         report.violations.len() > MESSAGES / 2,

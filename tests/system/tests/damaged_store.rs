@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use corelane_protocol::frame::{self, Frame, FrameKind, body};
@@ -189,56 +189,106 @@ fn witness(data: &Path) -> (u64, bool) {
     (commits, age > Duration::from_millis(1200))
 }
 
-#[test]
-fn a_damaged_log_is_reported_and_what_is_left_is_a_prefix() {
-    type Harm = fn(&Path);
-    let cases: [(&str, Harm, usize); 4] = [
+type Harm = fn(&Path);
+
+/// What can become of a log or a journal, and how many messages are left at most if it happens to both.
+fn harms() -> [(&'static str, Harm, usize); 4] {
+    [
         (
             "one byte of message 10",
-            |log| {
-                let at = position(log, 10);
-                damage(log, at + 30);
+            |file| {
+                let at = position(file, 10);
+                damage(file, at + 30);
             },
             9,
         ),
         (
             "the second half",
-            |log| {
-                let bytes = std::fs::metadata(log).unwrap().len();
-                let opened = std::fs::OpenOptions::new().write(true).open(log).unwrap();
+            |file| {
+                let bytes = std::fs::metadata(file).unwrap().len();
+                let opened = std::fs::OpenOptions::new().write(true).open(file).unwrap();
                 opened.set_len(bytes / 2).unwrap();
             },
             45,
         ),
         (
             "the header",
-            |log| overwrite(log, 0, |bytes| bytes.fill(0), 32),
+            |file| overwrite(file, 0, |bytes| bytes.fill(0), 32),
             0,
         ),
-        ("the file", |log| std::fs::remove_file(log).unwrap(), 0),
-    ];
-    for (name, harm, left_max) in cases {
+        ("the file", |file| std::fs::remove_file(file).unwrap(), 0),
+    ]
+}
+
+/// The log and the journal in a data directory.
+fn log_and_journal(data: &Path) -> [PathBuf; 2] {
+    ["corelane.db-wal", "corelane.journal-0"].map(|name| data.join(name))
+}
+
+/// A gateway was killed after alice had written to bob, too little for a checkpoint, so that all of it is in the log; the
+/// witness, which lags by a second, has seen the last message. Gives the epoch.
+fn killed(data: &Path) -> u64 {
+    let mut gateway = start(data);
+    let mut alice = Client::login(&gateway, "alice");
+    let mut say = |number: u64| {
+        let reference = alice.send_with(&to_user("bob"), message_id(), &order::payload(number));
+        assert_eq!(alice.answer(reference), Ok(number));
+    };
+    (1..MESSAGES_OF_LOG).for_each(&mut say);
+    wait_for("a witness that is due", Duration::from_secs(5), || {
+        witness(data).1.then_some(())
+    });
+    say(MESSAGES_OF_LOG);
+    wait_for("the witness", Duration::from_secs(5), || {
+        (witness(data).0 >= MESSAGES_OF_LOG).then_some(())
+    });
+    gateway.process.kill();
+    alice.epoch
+}
+
+/// The messages that are left: the first ones, each once, and the next one gets the next place. Gives how many.
+fn left(gateway: &Gateway, alice: &mut Client, name: &str) -> usize {
+    let left = gateway.history("u:5:alice:bob").unwrap();
+    for (place, message) in left.iter().enumerate() {
+        let number = place as u64 + 1;
+        let payload = String::from_utf8(order::payload(number)).unwrap();
+        assert_eq!((message.seq, &message.payload), (number, &payload), "{name}");
+    }
+    let ids: BTreeSet<_> = left.iter().map(Stored::id).collect();
+    assert_eq!(ids.len(), left.len(), "{name}");
+    let reference = alice.send(&to_user("bob"), "and on");
+    assert_eq!(alice.answer(reference), Ok(left.len() as u64 + 1), "{name}");
+    left.len()
+}
+
+#[test]
+fn what_a_damaged_log_lacks_comes_from_the_journal() {
+    for (name, harm, _) in harms() {
         let dir = tempfile::tempdir().unwrap();
-        let data = dir.path();
-        let mut gateway = start(data);
+        let epoch = killed(dir.path());
+        let [log, _] = log_and_journal(dir.path());
+        harm(&log);
+        let gateway = start(dir.path());
+        let text = gateway.process.log();
+        assert!(text.contains("made again from the journal"), "{name}: {text}");
         let mut alice = Client::login(&gateway, "alice");
-        let epoch = alice.epoch;
-        let mut say = |number: u64| {
-            let reference = alice.send_with(&to_user("bob"), message_id(), &order::payload(number));
-            assert_eq!(alice.answer(reference), Ok(number));
-        };
-        // Too few for a checkpoint, so that all of them are in the log; the witness lags by a second.
-        (1..MESSAGES_OF_LOG).for_each(&mut say);
-        wait_for("a witness that is due", Duration::from_secs(5), || {
-            witness(data).1.then_some(())
-        });
-        say(MESSAGES_OF_LOG);
-        wait_for("the witness", Duration::from_secs(5), || {
-            (witness(data).0 >= MESSAGES_OF_LOG).then_some(())
-        });
-        gateway.process.kill();
-        harm(&data.join("corelane.db-wal"));
-        let gateway = start(data);
+        assert_eq!(alice.epoch, epoch, "{name}: nothing is missing");
+        let left = left(&gateway, &mut alice, name);
+        assert_eq!(left as u64, MESSAGES_OF_LOG, "{name}");
+        drop(alice);
+        Bystanders::arrive(&gateway).are_alone_and_well(&gateway);
+    }
+}
+
+#[test]
+fn a_damaged_log_and_journal_are_reported_and_what_is_left_is_a_prefix() {
+    for (name, harm, left_max) in harms() {
+        let dir = tempfile::tempdir().unwrap();
+        let epoch = killed(dir.path());
+        for file in log_and_journal(dir.path()) {
+            harm(&file);
+        }
+        let gateway = start(dir.path());
         let text = gateway.process.log();
         assert!(
             text.contains("commits are missing from the log"),
@@ -246,17 +296,8 @@ fn a_damaged_log_is_reported_and_what_is_left_is_a_prefix() {
         );
         let mut alice = Client::login(&gateway, "alice");
         assert_ne!(alice.epoch, epoch, "{name}: clients drop their cursors");
-        let left = gateway.history("u:5:alice:bob").unwrap();
-        assert!(left.len() <= left_max, "{name}: {} are left", left.len());
-        for (place, message) in left.iter().enumerate() {
-            let number = place as u64 + 1;
-            let payload = String::from_utf8(order::payload(number)).unwrap();
-            assert_eq!((message.seq, &message.payload), (number, &payload), "{name}");
-        }
-        let ids: BTreeSet<_> = left.iter().map(Stored::id).collect();
-        assert_eq!(ids.len(), left.len(), "{name}");
-        let reference = alice.send(&to_user("bob"), "and on");
-        assert_eq!(alice.answer(reference), Ok(left.len() as u64 + 1), "{name}");
+        let left = left(&gateway, &mut alice, name);
+        assert!(left <= left_max, "{name}: {left} are left");
         drop(alice);
         Bystanders::arrive(&gateway).are_alone_and_well(&gateway);
     }
