@@ -61,6 +61,11 @@ pub fn message_id() -> [u8; 16] {
 }
 
 impl Client {
+    /// Who is logged in.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
     /// Connects, says `Hello`, waits for `Welcome`.
     ///
     /// # Panics

@@ -510,6 +510,7 @@ pub mod apart;
 pub mod bystanders;
 pub mod client;
 pub mod cluster;
+pub mod disk;
 pub mod http;
 pub mod load;
 pub mod metrics;

@@ -84,6 +84,20 @@ pub fn check(calls: &[Call], link: &str, sent: &[Sent]) -> Report {
     report
 }
 
+/// The acknowledgements that left on links of the router at `link`: the line of each, by conversation and place.
+///
+/// # Errors
+///
+/// What was sent is not understood.
+pub fn acked(calls: &[Call], link: &str) -> Result<HashMap<(Vec<u8>, u64), usize>, String> {
+    Wire::read(calls, link).map(|wire| wire.acked)
+}
+
+/// The number of the message whose payload is in these bytes.
+pub fn number(bytes: &[u8]) -> Option<u64> {
+    markers(bytes).next()
+}
+
 /// What happened to the journal.
 struct Journal<'a> {
     /// First write that held each message.

@@ -69,6 +69,8 @@ pub struct Call {
     pub target: String,
     /// All bytes of its string arguments.
     pub data: Vec<u8>,
+    /// The last of its arguments, if that is a number: an offset or a length.
+    pub number: Option<u64>,
     /// Line on which it was entered.
     pub entered: usize,
     /// Line on which it returned, if it did.
@@ -114,6 +116,7 @@ pub fn parse(text: &str) -> Result<Vec<Call>, String> {
             ..Call::default()
         };
         let tail = read_arguments(arguments, &mut call).map_err(|problem| wrong(&problem))?;
+        call.number = last_number(tail);
         if tail.ends_with("<unfinished ...>") {
             if open.insert(thread, calls.len()).is_some() {
                 return Err(wrong("the thread is in another call"));
@@ -151,6 +154,13 @@ fn read_arguments<'a>(arguments: &'a str, call: &mut Call) -> Result<&'a str, St
         rest = after;
     }
     Ok(rest)
+}
+
+/// The number before the closing parenthesis, or before the cut of a call that is in two.
+fn last_number(tail: &str) -> Option<u64> {
+    let arguments = tail.split(')').next()?;
+    let arguments = arguments.strip_suffix("<unfinished ...>").unwrap_or(arguments);
+    arguments.rsplit(',').next()?.trim().parse().ok()
 }
 
 /// Appends the bytes of a string up to its closing quote; gives what follows the quote.
