@@ -52,7 +52,8 @@ const LAZY_MAX: usize = 8_192;
 /// Delivered marks on their way to the writer; while there are more they are dropped, and the terminals repeat them.
 const MARKS_MAX: usize = 16_384;
 /// The log is checkpointed when it has more pages of 4 KiB than this, and starts over then. Seldom, because each checkpoint
-/// stalls a commit, and moves a page once that many commits wrote. Beyond 16,000 moving takes so long that it is the disk that stalls commits.
+/// stalls a commit, and moves a page once that many commits wrote. Beyond 16,000 moving takes so long that it is the disk
+/// that stalls commits.
 const CHECKPOINT_PAGES: i64 = 16_000;
 const PAGE_SIZE: i64 = 4_096;
 /// Least time from the beginning of one commit to that of the next. A sync takes its time and so gathers messages by
@@ -518,8 +519,9 @@ impl Writer {
         self.shared.timings.committed(&timing, outcome.ended);
     }
 
-    /// Has the log synced when it has grown, so that the journal may forget what is in it. Moves it into the database when it has
-    /// grown much, in two steps ([`Checkpointer`]); above the log's bound, waits for readers so that it starts over. Returns above how many pages to try next.
+    /// Has the log synced when it has grown, so that the journal may forget what is in it. Moves it into the database when it
+    /// has grown much, in two steps ([`Checkpointer`]); above the log's bound, waits for readers so that it starts over. Returns
+    /// above how many pages to try next.
     fn checkpoint(&mut self, above: i64, last: &mut Checkpoint) -> i64 {
         let pages = self.log_pages.load(Ordering::Relaxed);
         if let Some((journal, syncer)) = &mut self.journal
