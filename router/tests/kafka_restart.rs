@@ -32,6 +32,8 @@ const KILLS: usize = 2;
 const DEADLINE: Duration = Duration::from_mins(3);
 /// How long a broker is fenced again and again.
 const FENCED: Duration = Duration::from_secs(8);
+/// Between two questions to it.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What is known of the records published.
 #[derive(Default)]
@@ -213,7 +215,7 @@ async fn fence_under_load() {
         for bus in [&router, &gateway] {
             let _ = bus.boots().await;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(ASK_AGAIN).await;
     }
     tokio::task::block_in_place(|| {
         broker.kill();
@@ -223,9 +225,13 @@ async fn fence_under_load() {
     let clock = Clock::start();
     acknowledged(&ledger, STRETCH).await;
     let flowing = clock.now().mono;
-    while gateway.create(BootId(8), 1).await.is_err() {}
+    while gateway.create(BootId(8), 1).await.is_err() {
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
     for bus in [&router, &gateway] {
-        while bus.boots().await.ok().as_deref() != Some(&[BOOT, BootId(8)]) {}
+        while bus.boots().await.ok().as_deref() != Some(&[BOOT, BootId(8)]) {
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
     }
     println!(
         "fenced; after its end records flow again in {flowing:?}, all is well in {:?}",
